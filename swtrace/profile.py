@@ -69,7 +69,7 @@ class Timing:
     """What the call takes that issues a transfer: the time that a forward loses even if the transfer is hidden."""
     compute_stretch: Spread | None
     """How many times as long the ranks' compute took while a transfer was under way as without: 1.0 if the transfers
-    do not affect it. None if the ranks did not compute."""
+    do not affect it, or are too short to know it. None if the ranks did not compute."""
 
     @property
     def bytes_per_second(self) -> float:

@@ -251,7 +251,7 @@ def _sentences(profile: Profile) -> Iterator[str]:
     for family, transport in dict.fromkeys((each.family, each.transport) for each in profile.timings):
         for computing in (False, True):
             line = profile.fixed_and_rate(family, 1, computing)
-            if line is not None:
+            if line is not None and len(profile.of(family, 1, computing)) > 1:
                 beside = "computing ranks" if computing else "idle ranks"
                 yield f"{transport}, one at a time, {beside}: {units.seconds(line[0])} plus {units.bandwidth(line[1])}."
     for transport in dict.fromkeys(each.transport for each in profile.directions):

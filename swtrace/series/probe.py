@@ -1,9 +1,10 @@
 """Times what moves layers between the ranks of a group: the part of ``swtrace probe`` that every rank runs.
 
 Transfers go through the same code as those of a series: gloo's broadcasts, or the copier that pulls. A *block* is a
-number of transfers of one kind, of which a constant number is under way: as soon as one is complete, the thread that
-completed it issues the next. The ranks are the source in turn. In half of the blocks they compute meanwhile. Blocks of
-all kinds take turns until the time is used up, so that a disturbance of the machine does not meet one kind only.
+number of transfers of one kind, of which a constant number is under way: as soon as one is complete, the next follows.
+The ranks are the source in turn. In half of the blocks they compute meanwhile, and issue between two products, as a
+forward does between two layers. Blocks of all kinds take turns until the time is used up, so that a disturbance of the
+machine does not meet one kind only.
 
 All ranks call the same functions in the same order. Every rank gets the same profile.
 """
@@ -210,9 +211,18 @@ def _slot(memory: Tensor, nbytes: int, index: int) -> Tensor:
 class Transfers:
     """The transfers of a block on this rank."""
 
-    def __init__(self, channel: Channel, nbytes: int, concurrent: int, count: int) -> None:
-        """Prepare; :meth:`issue` starts the first ones."""
+    def __init__(self, channel: Channel, nbytes: int, concurrent: int, count: int, *, chained: bool = True) -> None:
+        """Prepare; :meth:`issue` starts the first ones.
+
+        Args:
+            channel: moves them.
+            nbytes: size of each.
+            concurrent: how many are under way at once.
+            count: how many there are.
+            chained: whether the thread that completes one issues the next; otherwise the caller does.
+        """
         self._channel = channel
+        self._chained = chained
         self._nbytes = nbytes
         self._concurrent = concurrent
         self._count = count
@@ -248,7 +258,7 @@ class Transfers:
             self._completed.append(index)
             if len(self._completed) == self._count:
                 self._all_ready.set()
-            else:
+            elif self._chained:
                 self.issue()
 
         return observe
@@ -277,12 +287,14 @@ class Transfers:
 class Compute:
     """What a rank computes meanwhile: products of a few tokens with matrices that do not fit a cache, as in a decode.
 
-    A product takes a fraction of a millisecond.
+    A product takes about a tenth of a millisecond.
     """
 
-    _WIDTH, _TOKENS, _MATRICES = 1024, 8, 8
-    _REFERENCE = 16
+    _WIDTH, _TOKENS, _MATRICES = 512, 8, 32
+    _REFERENCE = 64
     """Products before a block, and again after it."""
+    _LEAST = 0.2
+    """Share of a block in which transfers must be under way. Otherwise the noise of the products exceeds the effect."""
 
     def __init__(self) -> None:
         """Make the matrices."""
@@ -307,7 +319,7 @@ class Compute:
         transfer, D their whole duration and n their number: ``stretch = O / (n * reference - (D - O))``.
 
         Returns:
-            None if the products were too few, or too different, to know it.
+            None if transfers were under way for too little of the time to know it.
         """
         reference_ns = self._reference_ns()
         transfers.issue()
@@ -315,6 +327,7 @@ class Compute:
         number = 0
         while not transfers.over:
             self._multiply()
+            transfers.issue()
             number += 1
             if now_ns() - checked > _LOOK_S * 1e9:
                 checked = now_ns()
@@ -323,7 +336,7 @@ class Compute:
         reference_ns = (reference_ns + self._reference_ns()) / 2
         beside = _covered(transfers, begin, end)
         alone = number * reference_ns - (end - begin - beside)
-        return beside / alone if alone > 0 and beside > 0 else None
+        return beside / alone if alone > 0 and beside > self._LEAST * (end - begin) else None
 
     def _multiply(self) -> None:
         self._turn = (self._turn + 1) % self._MATRICES
@@ -568,7 +581,7 @@ class _Run:
         count = round(_BLOCK_NS / each_ns) if each_ns else 0
         count = min(max(count, _STEADY), _MOST) + ends
         channel = self._channels[kind.channel]
-        transfers = Transfers(channel, kind.nbytes, kind.concurrent, count)
+        transfers = Transfers(channel, kind.nbytes, kind.concurrent, count, chained=not kind.computing)
         stretch = None
         if kind.computing:
             stretch = self._compute.beside(transfers)
@@ -601,8 +614,6 @@ class _Run:
         """Yield the result of every kind."""
         for kind, found in self._found.items():
             channel = self._channels[kind.channel]
-            if kind.computing and not found.stretches:
-                continue
             yield Timing(
                 transport=channel.name,
                 family=channel.family,
@@ -613,8 +624,19 @@ class _Run:
                 samples=found.samples,
                 seconds=Spread.of(second for seconds in found.seconds.values() for second in seconds),
                 issue_seconds=Spread.of(found.calls),
-                compute_stretch=Spread.of(found.stretches) if kind.computing else None,
+                compute_stretch=Spread.of(self._stretches(kind)) if kind.computing else None,
             )
+
+    def _stretches(self, kind: _Kind) -> list[float]:
+        """Return how a kind stretched the compute.
+
+        Where its transfers were too short to know it, the next size for which it is known stands in. A short transfer
+        costs little time, whatever its stretch.
+        """
+        for nbytes in self._extent.sizes:
+            if nbytes >= kind.nbytes and (found := self._found[replace(kind, nbytes=nbytes)].stretches):
+                return found
+        return [1.0]
 
     def directions(self) -> Iterator[Direction]:
         """Yield how long one transfer takes from each rank to each other one, of the largest size."""

@@ -22,6 +22,7 @@ from swtrace.series.keeping import Keeper
 from swtrace.series.loading import Landing, PendingLayer, return_freed
 from swtrace.series.operations import TRACED, records_operations
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
+from swtrace.series.planned import read_plan
 from swtrace.series.post_processing import PostProcessing, RunningSeries, new_transport, pulls, run_id_proposal
 from swtrace.series.proof import Proof, TryOut
 from swtrace.series.recording import RecorderSource
@@ -130,10 +131,11 @@ class Series:
 
         Raises:
             RegistrationError: the group, the layers or the prefetch step cannot form a series.
-            SettingsError: the window policy is unknown.
+            SettingsError: the window policy is unknown, or the plan cannot be used and ``SWTRACE_STRICT=1``.
         """
         self.name = name
         self._settings = settings = settings or Settings.from_environment()
+        self._plan = read_plan(settings)
         self._constants = constants = SeriesConstants(
             name=name,
             group=group,
@@ -351,6 +353,7 @@ class Series:
                 self._tracing,
                 self._proof,
                 self._settings,
+                self._plan,
             )
             self._landing.release()
             outcome = work.run()

@@ -105,10 +105,16 @@ class Planner:
     """Predicts the cost of other settings for one series."""
 
     def __init__(
-        self, info: SeriesInfo, workloads: Sequence[Workload], profile: Profile | None, scale_compute: float
+        self,
+        info: SeriesInfo,
+        workloads: Sequence[Workload],
+        profile: Profile | None,
+        scale_compute: float,
+        bandwidth: float | None,
     ) -> None:
         """See :meth:`of`."""
         self._info, self._workloads, self._profile, self._scale = info, tuple(workloads), profile, scale_compute
+        self._bandwidth = bandwidth
         step = np.concatenate([each.step_ns.mean(axis=0) for each in workloads])
         stall = np.concatenate([each.stall_ns.mean(axis=0) for each in workloads])
         self._step, self._stall = step, stall
@@ -129,6 +135,7 @@ class Planner:
         profile: Profile | None = None,
         *,
         scale_compute: float = 1.0,
+        bandwidth: float | None = None,
         most: int = MOST_STEPS,
     ) -> Planner | None:
         """Calibrate a planner.
@@ -137,6 +144,7 @@ class Planner:
             steps: Finished steps of one series, oldest first.
             profile: How long transfers take, for what the steps do not show.
             scale_compute: Predict for computes that take this many times as long, for example with another batch.
+            bandwidth: Predict for transfers that bring this many bytes per second to a rank; None: as measured.
             most: Use at most this many steps of each rank, the newest.
 
         Returns:
@@ -156,7 +164,7 @@ class Planner:
         if info.clock == Clock.DEVICE.name.lower():  # work on a device does not wait for a core
             contention = _probed_contention(_family(info), profile, info.layer_bytes)
         workloads = [measure(run, info, overhead_ns=overhead, contention=contention) for run in runs]
-        return cls(info, workloads, profile, scale_compute)
+        return cls(info, workloads, profile, scale_compute, bandwidth)
 
     # ---- predictions -------------------------------------------------------------------------
 
@@ -183,10 +191,11 @@ class Planner:
         refusal = self._refusal(candidate, layers) or self.held_out
         if refusal:
             return refusal
-        found, own, measured = self._replay(candidate), self._replayed_own, self.measured
+        found, own, measured = self._replay(candidate, self._scale, self._bandwidth), self._replayed_own, self.measured
         # An error that both replays make cancels.
-        steps = found.step_ns + (self._step - own.step_ns)
-        stall = np.maximum(0.0, found.stall_ns + (self._stall - own.stall_ns)) if layers else np.zeros_like(steps)
+        like = np.arange(len(found.step_ns)) % len(own.step_ns)  # in a larger group, ranks are like these in turn
+        steps = found.step_ns + (self._step - own.step_ns)[like]
+        stall = np.maximum(0.0, found.stall_ns + (self._stall - own.stall_ns)[like]) if layers else np.zeros_like(steps)
         step, ratio = float(steps.max()), float((stall / steps).max())
         missed_step, missed_ratio = self._missed
         spread = step * _spread(self._noise, DRIFT, missed_step, DOUBT * (step - measured.step_ns) / step)
@@ -251,13 +260,13 @@ class Planner:
     def _replayed_own(self) -> _Means:
         return self._replay(self._own, scale=1.0)
 
-    def _replay(self, candidate: Candidate, scale: float | None = None) -> _Means:
-        scale = self._scale if scale is None else scale
+    def _replay(self, candidate: Candidate, scale: float = 1.0, bandwidth: float | None = None) -> _Means:
+        workloads = (workload.in_group_of(candidate.ranks) for workload in self._workloads)
         return _Means.of(
-            replay(workload.scaled(scale), self._settings_for(candidate, workload)) for workload in self._workloads
+            replay(workload.scaled(scale), self._settings_for(candidate, workload, bandwidth)) for workload in workloads
         )
 
-    def _settings_for(self, candidate: Candidate, workload: Workload) -> Settings:
+    def _settings_for(self, candidate: Candidate, workload: Workload, bandwidth: float | None = None) -> Settings:
         info = self._info
         layers = self._layers(candidate.share)
         source = np.array([source_rank(info.start_layer + p, candidate.ranks) for p in range(len(layers))], np.int64)
@@ -271,7 +280,7 @@ class Planner:
             prefetch_step=candidate.prefetch_step,
             rendezvous=info.rendezvous if same else RECEIVER if family == PULL else TREE,
             queue=info.queue if same else RECEIVER,
-            moving=self._moving(family, workload, layers, source, slowdown),
+            moving=self._moving(family, workload, layers, source, slowdown, bandwidth),
             overhead_ns=_overhead_ns(family, self._profile, info.layer_bytes),
             contention=contention,
             slowdown=slowdown,
@@ -290,6 +299,7 @@ class Planner:
         layers: Sequence[int],
         source: npt.NDArray[np.int64],
         slowdown: float,
+        bandwidth: float | None,
     ) -> _Float:
         """Return the time on the channel of each transfer while its receiver does not compute.
 
@@ -300,6 +310,9 @@ class Planner:
         for row, rank in enumerate(workload.ranks):
             wanted = np.flatnonzero(source != rank)
             if not wanted.size:
+                continue
+            if bandwidth is not None:
+                found[:, row, wanted] = 1e9 * self._info.layer_bytes / bandwidth
                 continue
             if family != _family(self._info):
                 drawn = _drawn_ns(family, self._profile, self._info.layer_bytes, (workload.steps, len(wanted)))
@@ -330,13 +343,12 @@ class Planner:
             )
         if (
             candidate.transport != _family(info)
+            and self._bandwidth is None
             and _timing(candidate.transport, self._profile, 1, computing=False) is None
         ):
             return (
                 f"how long a {_MOVES[candidate.transport]} takes is unknown: pass a profile that `swtrace probe` wrote"
             )
-        if candidate.ranks != len(info.group_ranks):
-            return f"the run has {len(info.group_ranks)} ranks"
         return ""
 
 
