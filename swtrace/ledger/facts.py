@@ -336,8 +336,8 @@ class Recent:
 
     @property
     def stall_ratio(self) -> float | None:
-        """``sum(stall) / step time``; None without a finished step."""
-        return self.stall_ns / self.step_ns if self.step_ns > 0 else None
+        """``sum(stall) / step time``; None without a finished step, or a wait that could stall."""
+        return self.stall_ns / self.step_ns if self.step_ns > 0 and self.waits else None
 
     @property
     def on_time_rate(self) -> float | None:
@@ -429,6 +429,11 @@ class SeriesFacts:
     def lockstep(self) -> bool:
         """Whether the ranks run the same steps, so that they can be compared."""
         return all(rank.info.lockstep for rank in self.ranks)
+
+    @property
+    def shared(self) -> bool:
+        """Whether the layers are shared. Otherwise the series is observed: nothing moves, and nothing can stall."""
+        return all(rank.info.shared for rank in self.ranks)
 
     @property
     def moves(self) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace import units
-from swtrace.ledger import caveats
+from swtrace.ledger import caveats, observed
 from swtrace.ledger.channel import SERIAL
 from swtrace.ledger.facts import CAUSES, Cause, Outcome, SeriesFacts, SeriesRankFacts, StepFacts
 from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
@@ -80,7 +80,7 @@ def _died(facts: SeriesFacts, dead: Sequence[int]) -> Finding:
 
 
 def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
-    headline = _headline(facts)
+    headline = _headline(facts) if facts.shared else observed.headline(facts)
     whole = [step for step in steps if not step.partial]
     found = [
         caveats.untraced(facts),
@@ -89,7 +89,17 @@ def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
         caveats.untimed(facts),
         caveats.missing_records(len(steps), len(steps) - len(whole)),
     ]
-    if headline.kind not in {"nothing", "bypassed"}:
+    if headline.kind == observed.KIND:
+        regular = [step for step in whole if not step.aborted]
+        found = [
+            _straggler(facts),
+            _entry(facts, regular),
+            observed.compute(facts, regular),
+            *found,
+            caveats.unwaited(facts),
+            caveats.machine_noise(regular),
+        ]
+    elif headline.kind not in {"nothing", "bypassed"}:
         regular = [step for step in whole if not step.aborted]
         judged = judged_steps(facts, regular)
         found = [
@@ -156,6 +166,8 @@ def _headline(facts: SeriesFacts) -> Finding:
         )
     judged = [rank for rank in ranks if rank.recent.stall_ratio is not None]
     if not judged:
+        if any(rank.recent.steps for rank in ranks):
+            return Finding("nothing", Level.NOTE, "No recent step waited for a layer, so there is nothing to judge.")
         if any(rank.last_step is not None for rank in ranks):
             return Finding(
                 "nothing", Level.WARNING, "Every finished step lacks some records, so there is nothing to judge."
@@ -297,7 +309,7 @@ def _entry(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:
     duration = float(np.median([step.duration_ns.max() for step in complete]))
     rank, lateness = int(late.argmax()), float(late.max())
     held = sum(int(step.cause_ns[CAUSES.index(Cause.ENTRY_SKEW)].sum()) for step in complete)
-    if lateness < _ENTRY_SHARE * duration or held <= 0:
+    if lateness < _ENTRY_SHARE * duration or (held <= 0 and facts.shared):
         return None
     clocks = facts.clock_numbers()
     bound_ns = max(int(_bounds_ns(step, clocks, rank)[step.arrival_ns.argmin()]) for step in complete)

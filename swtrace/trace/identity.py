@@ -10,6 +10,10 @@ from urllib.parse import unquote
 from swtrace.trace.clocks import clock_name
 
 
+UNSHARED = "none"
+"""The transport of a series that is only observed: every rank keeps every layer, and nothing moves."""
+
+
 class RankKey(NamedTuple):
     """Identifies a rank across all runs that a reader sees: run id and global rank."""
 
@@ -117,7 +121,7 @@ class SeriesInfo:
     """Global ranks of the group, in group order: ``group_ranks[group rank] = global rank``."""
     rank_in_group: int
     transport: str
-    """``gloo``, ``nccl``, ``ideal``, ``pull``, ..."""
+    """``gloo``, ``nccl``, ``ideal``, ``pull``, ...; ``none`` (:data:`UNSHARED`) if the series is only observed."""
     rendezvous: str
     """Who must have issued an operation before its data can move: ``source`` (the source and the receiver), ``tree``
     (these and the ranks on the way: gloo), ``group`` (all ranks, in collectives that need everyone) or ``receiver``
@@ -141,6 +145,11 @@ class SeriesInfo:
     """Bytes that the ownership check adds to each layer's payload; 0 if the check is off."""
     untraced: tuple[UntracedRank, ...] = ()
     """Ranks of the group that reported that they record nothing of this series, so readers need not wait for them."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether the layers are shared. Otherwise the series is observed: each rank stores all of them."""
+        return self.transport != UNSHARED
 
     @property
     def lockstep(self) -> bool:
