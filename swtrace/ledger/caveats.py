@@ -42,7 +42,9 @@ def aborted(facts: SeriesFacts) -> Finding | None:
     aborted = max((rank.totals.aborted_steps for rank in facts.ranks), default=0)
     if not aborted:
         return None
-    rest = f"; the remaining {facts.moves} were still issued" if facts.shared else " or did not reach all layers in order"
+    rest = (
+        f"; the remaining {facts.moves} were still issued" if facts.shared else " or did not reach all layers in order"
+    )
     return Finding(
         "aborted",
         Level.WARNING,

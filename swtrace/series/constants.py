@@ -33,6 +33,8 @@ class SeriesConstants:
     """Whether windows carry their layer's tag, and readers check it."""
     time_every: int
     """One step in so many is timed; 0 for the default of the transport's clock."""
+    observed: bool = False
+    """Whether nothing is shared: every rank stores all layers."""
 
     @property
     def rank(self) -> int:
@@ -49,9 +51,13 @@ class SeriesConstants:
         """Absolute indexes of the layers."""
         return range(self.start_layer, self.start_layer + self.num_layers)
 
+    def source(self, layer_idx: int) -> int:
+        """Return the group rank that stores a layer; of those that do, this one if the series is only observed."""
+        return self.group.rank_in_group if self.observed else plan.source_rank(layer_idx, self.group.world_size)
+
     def owns(self, layer_idx: int) -> bool:
-        """Return whether this rank is the layer's source."""
-        return plan.source_rank(layer_idx, self.group.world_size) == self.group.rank_in_group
+        """Return whether this rank stores the layer."""
+        return self.source(layer_idx) == self.group.rank_in_group
 
     def missing(self, registered: Collection[int]) -> tuple[int, ...]:
         """Return the layers that are not among the registered ones."""
@@ -70,7 +76,7 @@ class SeriesConstants:
                 f"series {self.name!r}: run_ranks has length {len(self.ranks)}, but the group's size is {size}"
             )
         where = self.where
-        if size < 2:  # noqa: PLR2004
+        if size < 2 and not self.observed:  # noqa: PLR2004
             raise RegistrationError(f"{where}: a group of {size} rank has nothing to share")
         if self.windows not in POLICIES:
             raise SettingsError(f"{where}: window policy {self.windows!r}: must be one of: auto, {', '.join(POLICIES)}")
@@ -79,12 +85,12 @@ class SeriesConstants:
                 f"{where}: {size} ranks and {self.num_layers} layers exceed the limits of "
                 f"{MAX_GROUP} ranks and {MAX_POSITIONS} layers"
             )
-        if self.start_layer < 0 or self.num_layers < 2:  # noqa: PLR2004
+        if self.start_layer < 0 or self.num_layers < (1 if self.observed else 2):
             raise RegistrationError(
                 f"{where}: layers [{self.start_layer}, {self.start_layer + self.num_layers}) are not a series: "
                 f"it needs at least two layers, numbered from 0"
             )
-        if not 0 <= self.prefetch_step <= self.num_layers - 2:
+        if not self.observed and not 0 <= self.prefetch_step <= self.num_layers - 2:
             raise RegistrationError(
                 f"{where}: prefetch step {self.prefetch_step}: must be between 0 and {self.num_layers - 2} "
                 f"(number of layers - 2); set SWTRACE_PREFETCH_STEP"

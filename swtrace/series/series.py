@@ -26,6 +26,7 @@ from swtrace.series.post_processing import PostProcessing, RunningSeries, new_tr
 from swtrace.series.proof import Proof, TryOut
 from swtrace.series.recording import RecorderSource
 from swtrace.series.tensor_table import unwatch, watch
+from swtrace.series.unshared import ObservedLayer, loaded_bytes
 from swtrace.series.waiting import WaitingLayer, in_a_series, leave_ended_series
 from swtrace.settings import Settings
 from swtrace.trace.identity import SeriesInfo
@@ -130,22 +131,24 @@ class Series:
         """
         self.name = name
         self._settings = settings = settings or Settings.from_environment()
+        observed = settings.share.observes
         self._constants = constants = SeriesConstants(
             name=name,
             group=group,
             ranks=tuple(group.ranks if run_ranks is None else run_ranks),
             start_layer=start_layer,
             num_layers=end_layer - start_layer,
-            prefetch_step=prefetch_step,
-            windows="static" if windows == "auto" else windows,
-            tagged=settings.check if check is None else check,
+            prefetch_step=0 if observed else prefetch_step,
+            windows="static" if observed or windows == "auto" else windows,
+            tagged=not observed and (settings.check if check is None else check),
             time_every=settings.time_every if time_every is None else time_every,
+            observed=observed,
         )
         constants.check()
         self.where = constants.where
         """The series and the rank, for errors."""
         self._transport = transport
-        self._loads_alone = transport is None and pulls(group, settings)
+        self._loads_alone = transport is None and not observed and pulls(group, settings)
         """Whether each rank may have a checkpoint of its own."""
         # A recorder that exists already was made for this series; otherwise the settings decide.
         self._recorder_source = recorder if settings.trace or not callable(recorder) else None
@@ -153,7 +156,10 @@ class Series:
             "" if self._recorder_source is not None else "made without a recorder" if settings.trace else NOT_TRACED,
             strict=settings.strict,
         )
-        self._hooks: list[WaitingLayer] | None = [] if hook_forward else None
+        self._hooks: list[WaitingLayer] | None = [] if hook_forward and not observed else None
+        self._observed_layers: list[ObservedLayer] = []
+        self._hooks_forward = hook_forward
+        self._observed_bytes: dict[int, int] = {}
         self._auto_post_process = auto_post_process
         self._proof = Proof(try_out) if try_out is not None else None
         self._on_withdrawn = withdrawn
@@ -190,6 +196,11 @@ class Series:
         return self._running_series is not None
 
     @property
+    def observes(self) -> bool:
+        """Whether nothing is shared (``SWTRACE_SHARE=none``)."""
+        return self._constants.observed
+
+    @property
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
         return self._closed
@@ -224,6 +235,9 @@ class Series:
             raise RegistrationError(f"{where}: its module is already registered as another layer")
         if any(map(in_a_series, layer.modules())):
             raise RegistrationError(f"{where}: its module or one of its submodules is registered in another series")
+        if self._constants.observed:
+            self._observe(layer_idx, layer)
+            return
         for part in layer.modules():
             leave_ended_series(part)
         if isinstance(layer, torch.jit.ScriptModule):
@@ -240,6 +254,12 @@ class Series:
         self._modules[layer_idx] = layer
         if self._hooks is not None:
             self._hooks.append(WaitingLayer(self, layer_idx, layer))
+
+    def _observe(self, layer_idx: int, layer: nn.Module) -> None:
+        self._modules[layer_idx] = layer
+        self._observed_bytes[layer_idx] = loaded_bytes(layer)
+        if self._hooks_forward:
+            self._observed_layers.append(ObservedLayer(self, layer_idx, layer))
 
     def _layout_of(self, where: str, layer: nn.Module) -> PayloadLayout:
         """Return the layout of a layer's tensors in its payload.
@@ -290,7 +310,7 @@ class Series:
         self._withdrawn = True
         self._pending.clear()
         self._refusal_text = f"{self.where}: {reason}"
-        for hook in self._hooks or ():
+        for hook in (*(self._hooks or ()), *self._observed_layers):
             hook.release()
         if self._transport is not None:
             self._transport.close()
@@ -338,6 +358,10 @@ class Series:
                 self._tracing,
                 self._proof,
                 self._settings,
+                observed_bytes=max(
+                    (known or loaded_bytes(self._modules[layer]) for layer, known in self._observed_bytes.items()),
+                    default=0,
+                ),
             )
             self._landing.release()
             outcome = work.run()
@@ -361,6 +385,8 @@ class Series:
 
     def _watch(self, running: RunningSeries) -> None:
         """Start to intercept reads and changes of the layers' tensors."""
+        if self._constants.observed:
+            return
         for layer in running.layers:
             layer.remember_memory()
         if self._hooks is None:
@@ -502,7 +528,7 @@ class Series:
             yield
         except RuntimeError as error:
             running = self._running_series
-            if running is not None and running.circle.running:
+            if running is not None and running.info.shared and running.circle.running:
                 loss = running.describe_death(running.circle.arrived, error)
                 if loss:
                     running.circle.give_up(loss, error)
@@ -572,6 +598,8 @@ class Series:
             if self._circle is not None:
                 self._circle.close()
         finally:
+            for layer in self._observed_layers:
+                layer.release()
             for module in self._modules.values():
                 unwatch(module)
             if self._transport is not None:
@@ -585,11 +613,12 @@ class Series:
             steps=circle.steps,
             aborted_steps=circle.aborted_steps,
             most_unwaited=circle.most_unwaited,
-            operations=circle.operations,
+            operations=circle.operations if self.info.shared else 0,
             in_flight=sum(layer.operation is not None and not layer.operation.done() for layer in layers),
             owned_layers=sum(layer.owned for layer in layers),
             windows=len(windows),
-            owned_bytes=sum(layer.buffer.nbytes for layer in layers if layer.buffer is not None),
+            owned_bytes=sum(layer.buffer.nbytes for layer in layers if layer.buffer is not None)
+            or self.info.owned_bytes * (not self.info.shared),
             window_bytes=sum(window.buffer.nbytes for window in windows),
             kept_layers=sum(layer.kept for layer in layers),
             replicated_bytes=self.info.replicated_bytes,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.compiler import is_compiling
+from torch.nn.parameter import is_lazy
 
 from swtrace.errors import OrderError
 from swtrace.series import operations
@@ -22,6 +23,7 @@ from swtrace.series.device.accelerator import TorchDevice
 from swtrace.series.device.device_circle import DeviceCircle
 from swtrace.series.device.device_transport import DeviceTransport
 from swtrace.series.journal import Journal, RecordingJournal
+from swtrace.series.payload import payload_tensors
 from swtrace.series.transport import Observer
 from swtrace.trace.identity import UNSHARED
 from swtrace.trace.schema import Clock, Observed
@@ -170,6 +172,14 @@ def unshared(group: Group, device: torch.device, num_layers: int) -> Unshared | 
         RegistrationError: the device's events cannot be timed.
     """
     return Unshared(group) if device.type == "cpu" else UnsharedOnDevice(TorchDevice(device), group, num_layers)
+
+
+def loaded_bytes(layer: nn.Module) -> int:
+    """Return the bytes of a layer's tensors; 0 while they are created only when they are loaded."""
+    tensors = payload_tensors(layer).values()
+    if any(is_lazy(tensor) or tensor.is_meta for tensor in tensors):
+        return 0
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 class ObservedLayer:
