@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from swtrace.series.operations import forget
 from swtrace.vllm.engine import FORBIDDEN, delegating_method, refuse, shared_series
-from swtrace.vllm.groups import Refused
+from swtrace.vllm.groups import Refused, Unobservable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,13 +51,13 @@ def watch_worker() -> None:
     """Make the workers of this process check loaded models and refuse unsupported calls; idempotent.
 
     Raises:
-        Refused: vLLM's worker wrapper has an unknown shape.
+        Unobservable: vLLM's worker wrapper has an unknown shape.
     """
     from vllm.v1.worker import worker_base
 
     wrapper: Any = getattr(worker_base, "WorkerWrapperBase", None)
     if wrapper is None or not hasattr(wrapper, "__getattr__"):
-        raise Refused("this vLLM has no WorkerWrapperBase that forwards calls to the worker")
+        raise Unobservable("this vLLM has no WorkerWrapperBase that forwards calls to the worker")
     if hasattr(wrapper, _WATCHED):
         return
     load_model = getattr(wrapper, "load_model", delegating_method("load_model"))
