@@ -203,7 +203,8 @@ def _info(layers: int) -> SeriesInfo:
     return SeriesInfo(
         name="self_attn.o_proj",
         start_layer=0,
-        num_layers=layers,
+        stack_layers=layers,
+        layers=tuple(range(layers)),
         prefetch_step=1,
         windows="static",
         window_count=2,

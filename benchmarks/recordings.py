@@ -76,7 +76,8 @@ def info(rank: int, ranks: int = RANKS, layers: int = LAYERS) -> SeriesInfo:
     return SeriesInfo(
         name="o_proj",
         start_layer=0,
-        num_layers=layers,
+        stack_layers=layers,
+        layers=tuple(range(layers)),
         prefetch_step=1,
         windows="static",
         window_count=2,

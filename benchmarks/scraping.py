@@ -55,7 +55,8 @@ class Rank:
         return SeriesInfo(
             name=name,
             start_layer=0,
-            num_layers=LAYERS,
+            stack_layers=LAYERS,
+            layers=tuple(range(LAYERS)),
             prefetch_step=1,
             windows="static",
             window_count=3,

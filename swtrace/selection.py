@@ -89,7 +89,7 @@ class Selection:
                 ranks &= step.phase == Phase[self.phase.upper()]
             positions = np.ones(step.present.shape[1], np.bool_)
             if self.layer is not None:
-                positions = np.arange(len(positions)) + step.series.start_layer == self.layer
+                positions = np.array(step.layers) == self.layer
                 # Leave out ranks that have no record of the layer in this step.
                 ranks &= step.present[:, positions].any(axis=1)
             if ranks.any() and positions.any():

@@ -104,9 +104,8 @@ class Session(Closing):
             if series.ranks and any(rank.totals.steps for rank in series.ranks):
                 info = series.ranks[0].info
                 ranks = listed("rank", [rank.rank.rank for rank in series.ranks])
-                last = info.start_layer + info.num_layers - 1
                 steps = max(rank.totals.steps for rank in series.ranks)
-                recorded.append(f"{info.name} (layers {info.start_layer} to {last}, {ranks}, {counted(steps, 'step')})")
+                recorded.append(f"{info.name} ({info.extent}, {ranks}, {counted(steps, 'step')})")
         asked = f" matches {wanted}" if str(wanted) else ""
         return EmptySelectionError(f"no finished step{asked}; recorded: {', '.join(recorded) or 'nothing'}")
 

@@ -6,6 +6,7 @@ Launchers, readers and ranks all load this module, so it uses only the standard 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Self
@@ -88,6 +89,14 @@ class Share:
 
 
 ALL_LAYERS = Share()
+
+
+def extent(layers: Sequence[int], start: int, stack: int) -> str:
+    """Return in words which layers are shared of a rank's ``stack`` decoder layers from ``start`` on."""
+    whole = f"layers {start}-{start + stack - 1}"
+    if len(layers) == stack:
+        return whole
+    return f"{len(layers)} of {whole if start else f'{stack} layers'} shared"
 
 
 def runs(layers: tuple[int, ...]) -> str:

@@ -164,7 +164,7 @@ def wait_columns(picked: Picked) -> dict[str, Column]:
         "phase": _PHASES[np.where(step.ended, step.phase, Phase.OTHER)][rank],
         "rank": number[rank],
         "host": np.array(step.hosts, object)[rank],
-        "layer": position + step.series.start_layer,
+        "layer": np.array(step.layers)[position],
         "source_rank": number[np.minimum(step.source[position], len(number) - 1)],
         "window": np.where(window == NO_WINDOW, -1, window),
         "outcome": _outcomes(picked, cells),

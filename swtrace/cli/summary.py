@@ -74,7 +74,9 @@ class SeriesSummary:
     run_id: str
     name: str
     start_layer: int
-    num_layers: int
+    stack_layers: int
+    layers: tuple[int, ...]
+    """The shared ones."""
     prefetch_step: int
     windows: str
     transport: str
@@ -160,7 +162,8 @@ def _series(facts: SeriesFacts, steps: Sequence[StepFacts], died: Collection[Ran
         run_id=facts.key.run_id,
         name=facts.key.name,
         start_layer=info.start_layer,
-        num_layers=info.num_layers,
+        stack_layers=info.stack_layers,
+        layers=info.layers,
         prefetch_step=info.prefetch_step,
         windows=info.windows,
         transport=info.transport,
@@ -237,6 +240,7 @@ def _series_from_json(document: Mapping[str, Any]) -> SeriesSummary:
     from swtrace.ledger.finding import Finding
 
     fields = dict(document)
+    fields["layers"] = tuple(fields["layers"])
     fields["group_ranks"] = tuple(fields["group_ranks"])
     fields["ranks"] = tuple(SeriesRankSummary(**rank) for rank in fields["ranks"])
     fields["findings"] = tuple(map(Finding.from_json, fields["findings"]))

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from swtrace import units
 from swtrace.cli.console import table
+from swtrace.share import extent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +53,7 @@ def print_summary(summary: Summary, console: Console, *, over: str = "the last {
 
 
 def _title(series: SeriesSummary) -> str:
-    layers = f"layers {series.start_layer}-{series.start_layer + series.num_layers - 1}"
+    layers = extent(series.layers, series.start_layer, series.stack_layers)
     return (
         f"[bold]series {escape(series.name)}[/]  {layers}, {len(series.group_ranks)} ranks, "
         f"prefetch step {series.prefetch_step}, {series.windows} windows, {series.transport}"

@@ -293,7 +293,7 @@ def _windows(entry: SeriesEntry) -> list[Document]:
             "state": window.state,
             "step": None if window.state == "free" else window.step,
             "position": None if window.state == "free" else window.position,
-            "layer": None if window.state == "free" else entry.info.start_layer + window.position,
+            "layer": None if window.state == "free" else entry.info.layers[window.position],
             "issued_ns": window.issued_ns,
             "ready_ns": window.ready_ns,
             "in_use_ns": window.in_use_ns,
@@ -306,6 +306,7 @@ def _windows(entry: SeriesEntry) -> list[Document]:
 def _info(info: SeriesInfo) -> Document:
     return {
         **asdict(info),
+        "num_layers": info.num_layers,
         "owned_bytes": info.owned_bytes,
         "window_bytes": info.window_bytes,
         "replicated_bytes": info.replicated_bytes,

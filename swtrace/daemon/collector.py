@@ -124,6 +124,7 @@ class SeriesRow(RankRow):
             "clock": info.clock,
             "start_layer": str(info.start_layer),
             "num_layers": str(info.num_layers),
+            "stack_layers": str(info.stack_layers),
             "group_size": str(len(info.group_ranks)),
             "rank_in_group": str(info.rank_in_group),
         }

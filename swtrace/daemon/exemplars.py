@@ -63,7 +63,7 @@ class SlowestWaits:
             info, origin = step.infos[rank], known[rank]
             if stall_ns <= 0 or info is None or origin is None:
                 continue
-            layer = info.start_layer + position
+            layer = step.layers[position]
             exemplar = WaitExemplar(
                 stall_ns=stall_ns,
                 unix_ns=origin.unix_ns(int(step.wait_end_ns[rank, position]), int(step.clock[rank, position])),

@@ -136,7 +136,7 @@ class PerfettoWriter:
         issued, ready = int(step.issued_ns[rank, position]), int(step.ready_ns[rank, position])
         begin = origin.unix_ns(issued, clock)
         end = origin.unix_ns(ready, clock) if ready > 0 else 0
-        layer = step.series.start_layer + position
+        layer = step.layers[position]
         info = step.infos[rank]
         arguments: Arguments = {
             "step": step.step,
@@ -184,7 +184,7 @@ class PerfettoWriter:
         stall = int(step.stall_ns[rank, position])
         track = self._track(at, "waits", "waits", _ORDER["waits"])
         own = bool(int(step.flags[rank, position]) & TransferFlag.OWN)
-        layer = step.series.start_layer + position
+        layer = step.layers[position]
         arguments: Arguments = {
             "step": step.step,
             "layer": layer,

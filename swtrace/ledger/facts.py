@@ -160,6 +160,8 @@ class StepFacts(_LazyFacts):
     reach_position: npt.NDArray[np.uint16]
     source: npt.NDArray[np.uint16]
     """``[position]``: group rank that stores the layer."""
+    layers: tuple[int, ...]
+    """``[position]``: absolute index of the layer."""
 
     receiver: Mask
     """``[rank, position]``: a wait that counts for stall, on-time rate and efficiency."""

@@ -356,6 +356,7 @@ class Ledger:
             constants=Constants(
                 series=key,
                 ranks=tuple(RankKey(key.run_id, rank) for rank in key.group_ranks),
+                layers=info.layers,
                 source=owners,
                 rendezvous=Rendezvous(info.rendezvous, ranks, source),
                 prefetch_step=info.prefetch_step,

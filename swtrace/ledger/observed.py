@@ -44,7 +44,7 @@ def compute(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:
     begun = np.concatenate([step.wait_begin_ns[step.whole] for step in whole])
     of_layer = np.median(np.diff(reached, axis=1), axis=0)
     typical, longest = float(np.median(of_layer)), float(of_layer.max())
-    layer = facts.ranks[0].info.start_layer + int(of_layer.argmax())
+    layer = facts.ranks[0].info.layers[int(of_layer.argmax())]
     numbers = {"layer_ns": typical, "longest_layer_ns": longest}
     sentence = f"A layer takes {units.milliseconds(typical)}"
     if (called := begun > 0).any():

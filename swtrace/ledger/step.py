@@ -72,6 +72,8 @@ class Constants:
     series: SeriesKey
     ranks: tuple[RankKey, ...]
     """By group rank."""
+    layers: tuple[int, ...]
+    """Absolute indexes of the layers, by position."""
     source: npt.NDArray[np.uint16]
     """``[position]``: group rank that stores the layer."""
     rendezvous: Rendezvous

@@ -481,8 +481,7 @@ def _worst_layer(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | No
     if mean * len(steps) < HIDDEN_BELOW / 10 * elapsed:
         return None
     last = steps[-1]
-    info = next(info for info in last.infos if info is not None)
-    layer, rank = info.start_layer + position, last.ranks[group_rank].rank
+    layer, rank = last.layers[position], last.ranks[group_rank].rank
     source = last.ranks[int(last.source[position])].rank
     source_host = facts.host_of(source)
     return Finding(

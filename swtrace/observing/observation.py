@@ -65,8 +65,9 @@ class ObservedRank:
         """Yield every entry of the series table, including refused series."""
         windows = self.ring.windows
         for index, info in enumerate(self.series):
-            closed = index in self.ring.closed_series
-            yield SeriesEntry(index, info, windows[index] if index < len(windows) else (), closed)
+            held = windows[index] if index < len(windows) else ()
+            known = tuple(window for window in held if window.position < info.num_layers)  # all, unless damaged
+            yield SeriesEntry(index, info, known, index in self.ring.closed_series)
 
     def entry(self, info: SeriesInfo) -> SeriesEntry | None:
         """Return the entry of a series; None if the table does not have it."""

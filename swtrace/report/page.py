@@ -100,12 +100,10 @@ def _series(
 ) -> str:
     said = verdict(facts, selected.history(facts.key))
     info = facts.ranks[0].info
-    last_layer = info.start_layer + info.num_layers - 1
     ranks = units.counted(len(facts.key.group_ranks), "rank")
     run = f"run {facts.key.run_id}: " if name_run else ""
     about = (
-        f"{run}layers {info.start_layer} to {last_layer} on {ranks}, "
-        f"prefetch step {info.prefetch_step}, {info.windows} windows, {info.transport}"
+        f"{run}{info.extent} on {ranks}, prefetch step {info.prefetch_step}, {info.windows} windows, {info.transport}"
     )
     if len(facts.hosts) > 1:
         about += f"; {units.placed(facts.hosts)}"
@@ -223,7 +221,7 @@ def _heat(found: SeriesDigest) -> str:
     mean = found.stall / np.maximum(1, found.ended)[:, np.newaxis]
     ranks = [key.rank for key in found.first.ranks]
     own = found.first.source == np.arange(len(ranks))[:, np.newaxis]
-    chart = svg_charts.heat_map(mean, found.waits > 0, own, ranks, found.first.series.start_layer)
+    chart = svg_charts.heat_map(mean, found.waits > 0, own, ranks, found.first.layers)
     shades = "".join(f'<i class="heat{shade}"></i>' for shade in range(svg_charts.SHADES + 1))
     scale = f'<span class="scale"><span>0</span>{shades}<span>{milliseconds(float(mean.max(initial=0)))}</span></span>'
     return (

@@ -78,7 +78,11 @@ def bars(groups: Sequence[tuple[str, str, int]]) -> str:
 
 
 def heat_map(
-    stall: _Floats, waits: npt.NDArray[np.bool_], own: npt.NDArray[np.bool_], ranks: Sequence[int], first: int
+    stall: _Floats,
+    waits: npt.NDArray[np.bool_],
+    own: npt.NDArray[np.bool_],
+    ranks: Sequence[int],
+    layers: Sequence[int],
 ) -> str:
     """Return a heat map by rank and layer.
 
@@ -87,7 +91,7 @@ def heat_map(
         waits: ``[rank, position]``: whether the rank waited for the layer at all.
         own: ``[rank, position]``: whether the rank stores the layer itself.
         ranks: Global numbers of the ranks.
-        first: Layer at position 0.
+        layers: Absolute indexes of the layers by position.
     """
     rows, columns = stall.shape
     cell = min(26, max(12, 320 // rows))
@@ -100,10 +104,10 @@ def heat_map(
         what = milliseconds(value) if waits[row, column] else "its own layer" if own[row, column] else "no wait"
         shapes.append(
             f'<rect class="{css}" x="{column * width:.1f}" y="{row * cell}" width="{max(0.5, width - 0.6):.1f}" '
-            f'height="{cell - 1}"><title>rank {ranks[row]}, layer {first + column}: {what}</title></rect>'
+            f'height="{cell - 1}"><title>rank {ranks[row]}, layer {layers[column]}: {what}</title></rect>'
         )
     every = -(-columns // _MAX_LABELS)
-    below = [((column + 0.5) / columns, str(first + column)) for column in range(0, columns, every)]
+    below = [((column + 0.5) / columns, str(layers[column])) for column in range(0, columns, every)]
     left = [((row + 0.5) * cell, f"rank {ranks[row]}") for row in range(rows)]
     return _chart("stall by rank and layer", rows * cell, shapes, left=left, below=below)
 
@@ -135,7 +139,7 @@ def lanes(step: StepFacts) -> str:
         y = row * lane
         box("compute", int(step.begin_ns[rank]), int(step.end_ns[rank]), y, 18, "computing")
         for position in np.flatnonzero(step.receiver[rank]).tolist():
-            layer = step.series.start_layer + position
+            layer = step.layers[position]
             stall = int(step.stall_ns[rank, position])
             at = int(step.wait_begin_ns[rank, position])
             if stall:

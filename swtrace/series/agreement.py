@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from swtrace.errors import DisagreementError, RegistrationError, RingCreateError
+from swtrace.share import runs
 from swtrace.trace.identity import UntracedRank
 from swtrace.units import listed
 
@@ -24,7 +25,8 @@ class SeriesDescription:
 
     name: str
     start_layer: int
-    num_layers: int
+    stack_layers: int
+    shared_layers: tuple[int, ...]
     prefetch_step: int
     window_policy: str
     ownership_check: bool
@@ -68,8 +70,10 @@ def agree(where: str, transport: Transport[Any], mine: SeriesDescription, propos
         values = [getattr(description, field.name) for description in descriptions]
         if field.name == "loaded":
             what = "the weights that they loaded, so their checkpoints differ"
-            require_equal_layers(where, mine.group_ranks, mine.start_layer, what, values)
+            require_equal_layers(where, mine.group_ranks, mine.shared_layers, what, values)
             continue
+        if field.name == "shared_layers":
+            values = [runs(layers) for layers in values]
         require_equal(where, mine.group_ranks, field.name.replace("_", " "), values)
     if mine.missing_layers:
         raise RegistrationError(f"{where}: {never_registered(mine.missing_layers)}")
@@ -118,10 +122,10 @@ def require_equal(where: str, ranks: Sequence[int], what: str, values: Sequence[
 
 
 def require_equal_layers(
-    where: str, ranks: Sequence[int], start_layer: int, what: str, digests: Sequence[Sequence[str]]
+    where: str, ranks: Sequence[int], layers: Sequence[int], what: str, digests: Sequence[Sequence[str]]
 ) -> None:
     """Raise DisagreementError unless all ranks, in group order, have the same digest of every layer."""
-    for layer_idx, of_layer in enumerate(zip(*digests, strict=True), start_layer):
+    for layer_idx, of_layer in zip(layers, zip(*digests, strict=True), strict=True):
         require_equal(f"{where}, layer {layer_idx}", ranks, what, of_layer)
 
 

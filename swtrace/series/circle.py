@@ -54,6 +54,8 @@ ABORT_PATIENCE_S = 5.0
 """How long the end of a failed forward waits for peers. Its error must be reported, whatever they do."""
 _POLL_S = 0.001
 
+NOT_A_LAYER = -2
+"""Instead of the position of what is not a layer of the series."""
 NOT_RUNNING = -1
 """Instead of the next position: sends every reach and wait to the slow path, which raises the reason."""
 
@@ -104,8 +106,9 @@ class Circle(Generic[Observer]):
         self._where = where
         self._layers = {layer.layer_idx: layer for layer in layers}
         self._owned = tuple(layer for layer in layers if layer.owned)
-        self._start_layer = layers[0].layer_idx
         self._num_layers = count
+        self._indexes = tuple(layer.layer_idx for layer in layers)
+        self._positions = {layer.layer_idx: layer.position for layer in layers}
         self._targets = tuple(layers[plan.prefetch_target(p, prefetch_step, count)] for p in range(count))
         """``[reach position]``: the layer whose broadcast starts there."""
         self._windows = windows
@@ -162,7 +165,7 @@ class Circle(Generic[Observer]):
     def arrived(self) -> int:
         """The layer that the forward reached last; the first layer before the first step."""
         reached = self._next if self._in_step else self._num_layers * (self._step >= 0)
-        return self._start_layer + max(reached - 1, 0)
+        return self._indexes[max(reached - 1, 0)]
 
     # ---- layer by layer ----------------------------------------------------------------------
 
@@ -175,8 +178,8 @@ class Circle(Generic[Observer]):
             OrderError: the layer is not the next one.
             PeerLostError: a broadcast failed.
         """
-        position = layer_idx - self._start_layer
-        if (position != self._next or position == 0) and not self._enter(position):
+        position = self._positions.get(layer_idx, NOT_A_LAYER)
+        if (position != self._next or position == 0) and not self._enter(layer_idx, position):
             return
         self._next = position + 1
         self._issue(position)
@@ -388,15 +391,15 @@ class Circle(Generic[Observer]):
             return
         self._end(StepFlag.ABORTED if aborted else StepFlag(0))
 
-    def _enter(self, position: int) -> bool:
+    def _enter(self, layer_idx: int, position: int) -> bool:
         """Begin a step at its first layer, or refuse a reach that is out of order.
 
         Returns:
             Whether the caller must issue the reach's broadcast.
         """
-        self._require_running(self._start_layer + position)
+        self._require_running(layer_idx)
         if position != 0 or (self._marked and 0 < self._next < self._num_layers):
-            self._refuse_reach(position)
+            self._refuse_reach(layer_idx, position)
         if self._in_step:
             self._end(StepFlag.IMPLICIT_END)
         self._open_step()
@@ -554,11 +557,10 @@ class Circle(Generic[Observer]):
             layer = "" if layer_idx is None else f", layer {layer_idx}"
             raise OrderError(f"{self._where}{layer}: used after close")
 
-    def _refuse_reach(self, position: int) -> NoReturn:
-        layer_idx = self._start_layer + position
-        expected = self._start_layer + self._next % self._num_layers
-        if not 0 <= position < self._num_layers:
-            problem = f"not within [{self._start_layer}, {self._start_layer + self._num_layers})"
+    def _refuse_reach(self, layer_idx: int, position: int) -> NoReturn:
+        expected = self._indexes[self._next % self._num_layers]
+        if position == NOT_A_LAYER:
+            problem = "not a layer of the series"
         elif self._in_step and position < self._next:
             problem = f"reached twice in step {self._step}; layer {expected} comes next"
         else:

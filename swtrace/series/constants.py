@@ -25,7 +25,10 @@ class SeriesConstants:
     ranks: tuple[int, ...]
     """The run's rank numbers; the transport uses torch's."""
     start_layer: int
-    num_layers: int
+    stack_layers: int
+    """Decoder layers from ``start_layer`` on, shared or not."""
+    layers: tuple[int, ...]
+    """Absolute indexes of the shared ones, in ascending order."""
     prefetch_step: int
     windows: str
     """``rolling`` or ``static``."""
@@ -47,13 +50,20 @@ class SeriesConstants:
         return f"series {self.name!r}, rank {self.rank}"
 
     @property
-    def layers(self) -> range:
-        """Absolute indexes of the layers."""
-        return range(self.start_layer, self.start_layer + self.num_layers)
+    def num_layers(self) -> int:
+        """Number of shared layers."""
+        return len(self.layers)
+
+    @property
+    def stack(self) -> range:
+        """Absolute indexes of all layers, shared or not."""
+        return range(self.start_layer, self.start_layer + self.stack_layers)
 
     def source(self, layer_idx: int) -> int:
-        """Return the group rank that stores a layer; of those that do, this one if the series is only observed."""
-        return self.group.rank_in_group if self.observed else plan.source_rank(layer_idx, self.group.world_size)
+        """Return the group rank that stores a layer: this one if the series is only observed, so that all do."""
+        if self.observed:
+            return self.group.rank_in_group
+        return plan.source_rank(self.start_layer + self.layers.index(layer_idx), self.group.world_size)
 
     def owns(self, layer_idx: int) -> bool:
         """Return whether this rank stores the layer."""
@@ -80,18 +90,27 @@ class SeriesConstants:
             raise RegistrationError(f"{where}: a group of {size} rank has nothing to share")
         if self.windows not in POLICIES:
             raise SettingsError(f"{where}: window policy {self.windows!r}: must be one of: auto, {', '.join(POLICIES)}")
-        if size > MAX_GROUP or self.num_layers > MAX_POSITIONS:
+        if size > MAX_GROUP or self.stack_layers > MAX_POSITIONS:
             raise RegistrationError(
-                f"{where}: {size} ranks and {self.num_layers} layers exceed the limits of "
+                f"{where}: {size} ranks and {self.stack_layers} layers exceed the limits of "
                 f"{MAX_GROUP} ranks and {MAX_POSITIONS} layers"
             )
-        if self.start_layer < 0 or self.num_layers < (1 if self.observed else 2):
+        stack = f"[{self.stack.start}, {self.stack.stop})"
+        if self.start_layer < 0 or self.stack_layers < (1 if self.observed else 2):
             raise RegistrationError(
-                f"{where}: layers [{self.start_layer}, {self.start_layer + self.num_layers}) are not a series: "
-                f"it needs at least two layers, numbered from 0"
+                f"{where}: layers {stack} are not a series: it needs at least two layers, numbered from 0"
+            )
+        if self.layers != tuple(sorted(set(self.layers).intersection(self.stack))):
+            shared = ", ".join(map(str, self.layers))
+            raise RegistrationError(f"{where}: shared layers {shared}: must be in ascending order and within {stack}")
+        if self.num_layers < 2 and not self.observed:  # noqa: PLR2004
+            raise RegistrationError(
+                f"{where}: {self.num_layers} of the layers {stack} would be shared, but a series needs at least two; "
+                f"set SWTRACE_SHARE to a larger part"
             )
         if not self.observed and not 0 <= self.prefetch_step <= self.num_layers - 2:
             raise RegistrationError(
                 f"{where}: prefetch step {self.prefetch_step}: must be between 0 and {self.num_layers - 2} "
-                f"(number of layers - 2); set SWTRACE_PREFETCH_STEP"
+                f"(number of shared layers - 2); lower SWTRACE_PREFETCH_STEP"
+                + (" or set SWTRACE_SHARE to a larger part" if self.num_layers < self.stack_layers else "")
             )

@@ -14,9 +14,14 @@ OWNED = -1
 """In a list of windows: this rank owns the layer."""
 
 
-def source_rank(layer: int, world_size: int) -> int:
-    """Return the group rank that owns ``layer`` (an absolute index): round robin over the group."""
-    return layer % world_size
+def source_rank(number: int, world_size: int) -> int:
+    """Return the group rank that owns a shared layer: round robin over the group.
+
+    Args:
+        number: Start layer + position. If all layers are shared, this is the absolute index.
+        world_size: Ranks in the group.
+    """
+    return number % world_size
 
 
 def prefetch_target(position: int, prefetch_step: int, num_layers: int) -> int:

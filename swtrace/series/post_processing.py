@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from swtrace.errors import PeerLostError, RegistrationError, RingCreateError, RingFullError, TransportError
-from swtrace.series import plan
 from swtrace.series.agreement import (
     RunIdProposal,
     SeriesDescription,
@@ -274,7 +273,8 @@ class PostProcessing:
         info = SeriesInfo(
             name=constants.name,
             start_layer=constants.start_layer,
-            num_layers=constants.num_layers,
+            stack_layers=constants.stack_layers,
+            layers=constants.layers,
             prefetch_step=constants.prefetch_step,
             windows=constants.windows,
             window_count=len(windows),
@@ -316,7 +316,8 @@ class PostProcessing:
         mine = SeriesDescription(
             name=constants.name,
             start_layer=constants.start_layer,
-            num_layers=constants.num_layers,
+            stack_layers=constants.stack_layers,
+            shared_layers=constants.layers,
             prefetch_step=constants.prefetch_step,
             window_policy=constants.windows,
             ownership_check=constants.tagged,
@@ -438,7 +439,7 @@ class PostProcessing:
         if not refusal:
             all_digests = [digests for _, digests, _ in answers]
             what = "the weights after post-processing, which must give the same on every rank"
-            require_equal_layers(constants.where, constants.ranks, constants.start_layer, what, all_digests)
+            require_equal_layers(constants.where, constants.ranks, constants.layers, what, all_digests)
         return (None, refusal) if refusal else (placement, "")
 
     def _open_ring(self, run_id: str, info: SeriesInfo) -> tuple[Recorder | None, TracingOutcome]:

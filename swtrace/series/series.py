@@ -75,7 +75,7 @@ class SeriesStatistics:
 
 
 class Series:
-    """Isomorphic linears of consecutive layers ``[start_layer, end_layer)`` that share windows."""
+    """Isomorphic linears of the layers ``[start_layer, end_layer)``, or of some of them, that share windows."""
 
     def __init__(
         self,
@@ -84,6 +84,7 @@ class Series:
         start_layer: int,
         end_layer: int,
         *,
+        layers: Sequence[int] | None = None,
         prefetch_step: int = 1,
         windows: str = "auto",
         check: bool | None = None,
@@ -104,7 +105,9 @@ class Series:
             group: the ranks that share it, at least two.
             start_layer: absolute index of the first layer.
             end_layer: one past the last.
-            prefetch_step: how many layers ahead a broadcast starts, from 0 to the number of layers - 2.
+            layers: absolute indexes of those to share, in ascending order; by default all. The others are *resident*:
+                registering or reaching one does nothing, and each rank keeps its own.
+            prefetch_step: how many shared layers ahead a broadcast starts, from 0 to their number - 2.
             windows: ``static`` (constant pointers, for compiled code), ``rolling`` (``prefetch_step`` + 1
                 windows, eager only) or ``auto``, which is ``static``.
             check: check in every step that each window holds its layer's weight; by default ``SWTRACE_CHECK``.
@@ -137,7 +140,8 @@ class Series:
             group=group,
             ranks=tuple(group.ranks if run_ranks is None else run_ranks),
             start_layer=start_layer,
-            num_layers=end_layer - start_layer,
+            stack_layers=end_layer - start_layer,
+            layers=tuple(range(start_layer, end_layer) if layers is None else map(int, layers)),
             prefetch_step=0 if observed else prefetch_step,
             windows="static" if observed or windows == "auto" else windows,
             tagged=not observed and (settings.check if check is None else check),
@@ -145,6 +149,7 @@ class Series:
             observed=observed,
         )
         constants.check()
+        self._resident = frozenset(constants.stack).difference(constants.layers)
         self.where = constants.where
         """The series and the rank, for errors."""
         self._transport = transport
@@ -212,29 +217,21 @@ class Series:
 
     def described_by(self, group: Group, start_layer: int, end_layer: int, prefetch_step: int) -> bool:
         """Return whether these arguments describe this series."""
-        mine = tuple(self._constants.group.ranks), self._constants.layers, self._constants.prefetch_step
+        mine = tuple(self._constants.group.ranks), self._constants.stack, self._constants.prefetch_step
         return mine == (tuple(group.ranks), range(start_layer, end_layer), prefetch_step)
 
     def register(self, layer_idx: int, layer: nn.Module) -> None:
         """Add a linear to the series, while the model is built and before its weight is loaded.
 
         On ranks that are not its source, the weight is freed at once and will not be loaded. On all ranks, its
-        ``process_weights_after_loading`` is deferred to :meth:`post_process`.
+        ``process_weights_after_loading`` is deferred to :meth:`post_process`. A resident layer is left alone.
 
         Raises:
             RegistrationError: not a layer of this series, already registered, or different from the others.
         """
-        where, layers = f"{self.where}, layer {layer_idx}", self._constants.layers
-        if self.post_processed:
-            raise RegistrationError(f"{where}: registered after post-processing")
-        if layer_idx not in layers:
-            raise RegistrationError(f"{where}: not within [{layers.start}, {layers.stop})")
-        if layer_idx in self._modules:
-            raise RegistrationError(f"{where}: registered twice")
-        if any(layer is other for other in self._modules.values()):
-            raise RegistrationError(f"{where}: its module is already registered as another layer")
-        if any(map(in_a_series, layer.modules())):
-            raise RegistrationError(f"{where}: its module or one of its submodules is registered in another series")
+        if layer_idx in self._resident:
+            return
+        where = self._require_new(layer_idx, layer)
         if self._constants.observed:
             self._observe(layer_idx, layer)
             return
@@ -254,6 +251,21 @@ class Series:
         self._modules[layer_idx] = layer
         if self._hooks is not None:
             self._hooks.append(WaitingLayer(self, layer_idx, layer))
+
+    def _require_new(self, layer_idx: int, layer: nn.Module) -> str:
+        """Check that a layer can be registered now; return series, rank and layer, for errors."""
+        where, stack = f"{self.where}, layer {layer_idx}", self._constants.stack
+        if self.post_processed:
+            raise RegistrationError(f"{where}: registered after post-processing")
+        if layer_idx not in stack:
+            raise RegistrationError(f"{where}: not within [{stack.start}, {stack.stop})")
+        if layer_idx in self._modules:
+            raise RegistrationError(f"{where}: registered twice")
+        if any(layer is other for other in self._modules.values()):
+            raise RegistrationError(f"{where}: its module is already registered as another layer")
+        if any(map(in_a_series, layer.modules())):
+            raise RegistrationError(f"{where}: its module or one of its submodules is registered in another series")
+        return where
 
     def _observe(self, layer_idx: int, layer: nn.Module) -> None:
         self._modules[layer_idx] = layer
@@ -404,12 +416,15 @@ class Series:
     def reach(self, layer_idx: int) -> None:
         """Start the broadcast of the layer ``k`` ahead, because the forward has arrived at ``layer_idx``.
 
-        Reaching the first layer begins a step, unless :meth:`begin_step` did.
+        Reaching the first shared layer begins a step, unless :meth:`begin_step` did. Reaching a resident one does
+        nothing.
 
         Raises:
             OrderError: the layer is not the next one.
             PeerLostError: a broadcast failed.
         """
+        if layer_idx in self._resident:
+            return
         if is_compiling():
             self._trace_reach(layer_idx)
             return
@@ -417,7 +432,8 @@ class Series:
             raise OrderError(f"{self.where}, layer {layer_idx}: {TRACED}")
         circle = self._circle
         if circle is None:
-            self._refuse()
+            self._refuse_unless_observed()
+            return
         circle.reach(layer_idx)
 
     def reach_from_graph(self, layer_idx: int) -> None:
@@ -449,7 +465,8 @@ class Series:
         """
         circle = self._circle
         if circle is None:
-            self._refuse()
+            self._refuse_unless_observed()
+            return
         circle.wait(layer_idx)
 
     def require_unwritten(self, layer_idx: int) -> None:
@@ -577,6 +594,11 @@ class Series:
         if self._circle is None:
             self._refuse()
         return self._circle
+
+    def _refuse_unless_observed(self) -> None:
+        """Refuse a call before post-processing. A model that is only observed may run as it likes."""
+        if not self._constants.observed:
+            self._refuse()
 
     def _refuse(self) -> NoReturn:
         text = self._refusal_text

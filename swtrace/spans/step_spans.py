@@ -223,7 +223,8 @@ class _Description:
         self._trace_id = trace_of(step).to_bytes(16, "big")
         self._begin_ns, self._end_ns = self._bounds()
         self._positions = step.present.shape[1]
-        self._layers = [b"%d" % layer for layer in range(self._first_layer, self._first_layer + self._positions)]
+        self._numbers = np.append(np.array(step.layers, np.int64), -1)  # -1 if the record's reach position is not one
+        self._layers = [b"%d" % layer for layer in step.layers]
         named = np.append(self._ranks, -1)  # -1 if the record's source is not a rank of the group
         self._sources = named[np.minimum(step.source, len(step.ranks))]
         self._step_ids = np.zeros((len(step.ranks), 8), np.uint8)
@@ -300,7 +301,9 @@ class _Description:
                 Attribute("swtrace.bytes", layer_bytes[rank]),
                 *((Attribute("swtrace.role", receives.astype(np.int64), ("source", "receiver")),) * (not copies)),
                 Attribute("swtrace.observed", np.minimum(step.observed.take(at), len(_OBSERVED) - 1), _OBSERVED),
-                Attribute("swtrace.reach_layer", step.reach_position.take(at) + np.int64(self._first_layer)),
+                Attribute(
+                    "swtrace.reach_layer", self._numbers[np.minimum(step.reach_position.take(at), self._positions)]
+                ),
                 _flag("swtrace.open", is_open),
                 Attribute("swtrace.transfer_ns", step.transfer_ns.take(at), present=attributed),
                 Attribute("swtrace.backlog_ns", step.backlog_ns.take(at), present=attributed),
@@ -375,15 +378,11 @@ class _Description:
         step, window = self._step, self._step.window.take(at)
         return (
             *self._common(rank),
-            Attribute("swtrace.layer", position + self._first_layer),
+            Attribute("swtrace.layer", self._numbers[position]),
             Attribute("swtrace.source_rank", self._sources[position]),
             Attribute("swtrace.clock", np.minimum(step.clock.take(at), len(_CLOCKS) - 1), _CLOCKS),
             Attribute("swtrace.window", window, present=window != NO_WINDOW),
         )
-
-    @property
-    def _first_layer(self) -> int:
-        return self._step.series.start_layer
 
     def _transfer_ids(self, rank: _Integers, position: _Integers) -> Ids:
         """Return the ids of broadcasts or copies, and remember them for the links of waits."""

@@ -309,7 +309,7 @@ def _layers(tracing: Tracing, limits: Limits, key: SeriesKey, steps: Mapping[Ran
     cause = np.asarray(sum(np.where(each.cells, each.step.cause_ns, 0) for each in picked))
     if not stall.any():
         return []
-    ranks, source = picked[-1].step.ranks, picked[-1].step.source
+    last = picked[-1].step
     rows = [("rank", "layer", "source", "stall", "of rank's stall", "largest cause")]
     for at in np.argsort(stall, axis=None)[::-1][:WORST_LAYERS].tolist():
         rank, position = divmod(at, stall.shape[1])
@@ -318,10 +318,10 @@ def _layers(tracing: Tracing, limits: Limits, key: SeriesKey, steps: Mapping[Ran
         why = CAUSES[int(cause[:, rank, position].argmax())]
         rows.append(
             (
-                str(ranks[rank].rank),
-                str(key.start_layer + position),
-                str(ranks[int(source[position])].rank),
-                milliseconds(stall[rank, position] / max(1, steps.get(ranks[rank], 0))),
+                str(last.ranks[rank].rank),
+                str(last.layers[position]),
+                str(last.ranks[int(last.source[position])].rank),
+                milliseconds(stall[rank, position] / max(1, steps.get(last.ranks[rank], 0))),
                 units.ratio(stall[rank, position] / max(1, stall[rank].sum())),
                 units.words(why),
             )

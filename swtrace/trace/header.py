@@ -163,13 +163,22 @@ def encode_series(info: SeriesInfo, first_window: int) -> bytes:
     for characters in _REASON_CHARACTERS:
         named = info.untraced if characters is not None else ()
         untraced = [{"rank": rank.rank, "reason": printable(rank.reason)[:characters]} for rank in named]
-        text = _encode({**asdict(info), "untraced": untraced, "first_window": first_window})
+        fields = {**asdict(info), "layers": _mask(info), "untraced": untraced, "first_window": first_window}
+        text = _encode(fields)
         if schema.SERIES_ENTRY.size + len(text) <= schema.SERIES_SLOT_BYTES:
             return schema.SERIES_ENTRY.pack(len(text), zlib.crc32(text)) + text
     raise RingFullError(
         f"series {info.name!r}: its description takes {len(text)} bytes of JSON"
         f" (group of {len(info.group_ranks)} ranks); a ring has room for {schema.SERIES_SLOT_BYTES} per series"
     )
+
+
+def _mask(info: SeriesInfo) -> str:
+    """Return the shared layers as a number in hexadecimal, whose bits stand for the layers of the stack.
+
+    Runs such as ``0-40:2`` are shorter for most series. But this fits a slot whatever the layers are.
+    """
+    return f"{sum(1 << layer - info.start_layer for layer in info.layers):x}"
 
 
 _REASON_CHARACTERS = (300, 60, 0, None)
@@ -191,10 +200,14 @@ def decode_series(slot: bytes) -> tuple[SeriesInfo, int]:
     fields = _Fields(_decode(text))
     group_ranks = fields.integers("group_ranks", MAX_GROUP, (1 << 31) - 1)
     refused = fields.text("refused")
+    start_layer = fields.integer("start_layer", 0, (1 << 31) - 1)
+    whole = fields.integer("num_layers", 0, MAX_LAYERS, absent=0)  # as it was written when all layers were shared
+    stack_layers = fields.integer("stack_layers", 0 if refused else 1, MAX_LAYERS, absent=whole)
     info = SeriesInfo(
         name=fields.text("name", empty=False),
-        start_layer=fields.integer("start_layer", 0, (1 << 31) - 1),
-        num_layers=fields.integer("num_layers", 0 if refused else 1, MAX_LAYERS),
+        start_layer=start_layer,
+        stack_layers=stack_layers,
+        layers=tuple(start_layer + index for index in fields.bits("layers", stack_layers, absent=whole)),
         prefetch_step=fields.integer("prefetch_step", 0, MAX_LAYERS),
         windows=fields.text("windows"),
         window_count=fields.integer("window_count", 0, schema.WINDOW_SLOTS),
@@ -216,8 +229,8 @@ def decode_series(slot: bytes) -> tuple[SeriesInfo, int]:
     )
     first_window = fields.integer("first_window", 0, schema.WINDOW_SLOTS)
     reserved = 0 if refused else info.window_count
-    if not group_ranks and not refused:
-        raise RingFormatError("damaged series entry (empty group)")
+    if not (group_ranks and info.layers) and not refused:
+        raise RingFormatError("damaged series entry (empty group or no layers)")
     if info.num_layers * max(1, len(group_ranks)) > MAX_CELLS or first_window + reserved > schema.WINDOW_SLOTS:
         raise RingFormatError("damaged series entry (values out of range)")
     if len(set(group_ranks)) != len(group_ranks):
@@ -263,6 +276,14 @@ class _Fields:
         if type(value) is not int or not low <= value <= high:
             raise RingFormatError(f"damaged ring ({name} is not an integer from {low} to {high})")
         return value
+
+    def bits(self, name: str, length: int, *, absent: int) -> tuple[int, ...]:
+        """Return which of the lowest ``length`` bits are set in a number in hexadecimal; if absent, the first ones."""
+        text = self.text(name, empty=False, absent=f"{(1 << absent) - 1:x}")
+        if len(text) > length // 4 + 1 or not set(text) <= set("0123456789abcdef") or int(text, 16) >> length:
+            raise RingFormatError(f"damaged ring ({name} is not a number of up to {length} bits)")
+        number = int(text, 16)
+        return tuple(index for index in range(length) if number >> index & 1)
 
     def object(self, name: str) -> _Fields:
         value = self._values.get(name, {})

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple, Self
 from urllib.parse import unquote
 
+from swtrace.share import extent
 from swtrace.trace.clocks import clock_name
-
 
 UNSHARED = "none"
 """The transport of a series that is only observed: every rank keeps every layer, and nothing moves."""
@@ -112,7 +112,11 @@ class SeriesInfo:
 
     name: str
     start_layer: int
-    num_layers: int
+    """First decoder layer of the rank."""
+    stack_layers: int
+    """Decoder layers of the rank, shared or not."""
+    layers: tuple[int, ...]
+    """Absolute indexes of the shared layers by position, in ascending order."""
     prefetch_step: int
     windows: str
     """Window policy: ``rolling`` or ``static``."""
@@ -152,6 +156,16 @@ class SeriesInfo:
         return self.transport != UNSHARED
 
     @property
+    def num_layers(self) -> int:
+        """Number of shared layers."""
+        return len(self.layers)
+
+    @property
+    def extent(self) -> str:
+        """Which layers are shared, in words: ``layers 0-60``, or ``31 of 61 layers shared``."""
+        return extent(self.layers, self.start_layer, self.stack_layers)
+
+    @property
     def lockstep(self) -> bool:
         """Whether all ranks of the group run the same steps.
 
@@ -176,7 +190,7 @@ class SeriesInfo:
 
     @property
     def replicated_bytes(self) -> int:
-        """Bytes that this rank would hold with full replication."""
+        """Bytes that the shared layers would take on this rank without sharing."""
         return self.num_layers * self.layer_bytes
 
     def source(self, position: int) -> int:

@@ -11,13 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from swtrace.vllm.groups import Refused
+from swtrace.vllm.groups import Unobservable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _SHOWN = 12
 """Upper bound of the linears that a refusal names."""
+
+
+def layer_range(vllm_config: Any) -> tuple[int, int]:
+    """Return the absolute range of layers that this rank builds, computed as in ``make_layers``."""
+    from vllm.distributed.parallel_state import get_pp_group
+    from vllm.distributed.utils import get_pp_indices
+
+    stages = get_pp_group()
+    total = vllm_config.model_config.get_total_num_hidden_layers()
+    start, end = get_pp_indices(total, stages.rank_in_group, stages.world_size)
+    return start, end
 
 
 def find_linear(module: nn.Module, path: str) -> Any:
@@ -45,7 +56,7 @@ def own_layers(model: nn.Module, vllm_config: Any, paths: Iterable[str]) -> list
     another modality may have as many layers.
 
     Raises:
-        Refused: there is no such list, or more than one.
+        Unobservable: there is no such list, or more than one.
     """
     total = vllm_config.model_config.get_total_num_hidden_layers()
     lists = {
@@ -62,7 +73,7 @@ def own_layers(model: nn.Module, vllm_config: Any, paths: Iterable[str]) -> list
         lists = asked or lists
     if len(lists) != 1:
         found = f"has several ({', '.join(lists)})" if lists else "has none"
-        raise Refused(
+        raise Unobservable(
             f"{_how_run(model)}, so swtrace looks for one list of {total} decoder layers, but this model {found}; "
             "unset SWTRACE, or run a model that vLLM builds through make_layers"
         )

@@ -18,6 +18,7 @@ from swtrace.vllm.groups import Refused, Unobservable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from swtrace.vllm.observing import ObservingOffloader
     from swtrace.vllm.offloader import SeriesOffloader
 
 LOAD_FORMATS = (
@@ -64,7 +65,7 @@ def watch_worker() -> None:
 
     def checked_load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = load_model(self, *args, **kwargs)
-        offloader = _series_offloader()
+        offloader = _our_offloader()
         if offloader is not None:
             offloader.loaded()
         return result
@@ -88,7 +89,7 @@ def _watch_construction() -> None:
     @functools.wraps(initialize_model)
     def watched_initialize_model(*args: Any, **kwargs: Any) -> Any:
         model = initialize_model(*args, **kwargs)
-        offloader = _series_offloader()
+        offloader = _our_offloader()
         if offloader is not None:
             offloader.built(model)
         return model
@@ -96,14 +97,15 @@ def _watch_construction() -> None:
     base_loader.initialize_model = watched_initialize_model
 
 
-def _series_offloader() -> SeriesOffloader | None:
+def _our_offloader() -> SeriesOffloader | ObservingOffloader | None:
     """Return the offloader of this process, if it is ours."""
     from vllm.model_executor.offloader import get_offloader
 
+    from swtrace.vllm.observing import ObservingOffloader
     from swtrace.vllm.offloader import SeriesOffloader
 
     offloader = get_offloader()
-    return offloader if isinstance(offloader, SeriesOffloader) else None
+    return offloader if isinstance(offloader, SeriesOffloader | ObservingOffloader) else None
 
 
 def _refusing(name: str, call: Callable[..., Any]) -> Callable[..., Any]:

@@ -24,9 +24,9 @@ from swtrace.series.operations import forget
 from swtrace.series.recording import existing_recorder, process_recorder
 from swtrace.vllm.configuration import write_outcome
 from swtrace.vllm.graphs import whole_forward
-from swtrace.vllm.groups import Choice, Refused, choose_group
+from swtrace.vllm.groups import Choice, Refused, Unobservable, choose_group, explained
 from swtrace.vllm.hooks import Hooks, read_while_loading, try_out
-from swtrace.vllm.layers import find_linear, linear_paths, own_layers
+from swtrace.vllm.layers import find_linear, layer_range, linear_paths, own_layers
 from swtrace.vllm.peer_monitor import start_peer_monitor
 from swtrace.vllm.startup_agreement import agree
 from swtrace.vllm.worker_identity import record_model, record_refused
@@ -92,7 +92,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         modules: list[nn.Module] = []
         for module in modules_generator:
             if not modules:
-                self._start_layer, self._end_layer = _layer_range(self._vllm_config)
+                self._start_layer, self._end_layer = layer_range(self._vllm_config)
                 self._tracks = self._begin(module)
             self._take(module, self._start_layer + len(modules))
             modules.append(module)
@@ -110,7 +110,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         if self._tracks is not None:
             return
         self._tracks = ()
-        self._start_layer, self._end_layer = _layer_range(self._vllm_config)
+        self._start_layer, self._end_layer = layer_range(self._vllm_config)
         try:
             modules = own_layers(model, self._vllm_config, self._settings.series)[self._start_layer : self._end_layer]
         except Refused as refusal:
@@ -189,7 +189,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         decisions = {path: self._decide(module, path) for path in self._settings.series}
         for path, decision in agree(decisions, self._settings, self._vllm_config).items():
             if isinstance(decision, Refused):
-                self._refuse(path, str(decision))
+                self._refuse(path, explained(decision))
                 continue
             group = decision.coordinator
             series = Series(
@@ -226,7 +226,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
     def _choose(self, module: nn.Module, path: str) -> Choice:
         linear = find_linear(module, path)
         if linear is None:
-            raise Refused(
+            raise Unobservable(
                 f"a decoder layer of this model ({type(module).__name__}) has no linear {path}; "
                 f"set SWTRACE_SERIES to one that it has: {', '.join(linear_paths(module)) or 'none'}"
             )
@@ -303,24 +303,13 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         if not unloaded:
             self._mark_reaches()
         write_outcome(self._vllm_config, {other.path: other.group for other in self._tracks})
-        self._refuse(track.path, reason)
+        self._refuse(track.path, explained(Refused(reason)))
 
     def _refuse(self, path: str, reason: str) -> None:
         if self._settings.strict:
             raise RefusedError(f"{path} is not shared: {reason}")
         logger.warning("swtrace does not share %s: %s", path, reason)
-        layers = self._end_layer - self._start_layer
+        stack = self._end_layer - self._start_layer
         record_refused(
-            path, reason, self._settings, self._vllm_config, start_layer=self._start_layer, num_layers=layers
+            path, reason, self._settings, self._vllm_config, start_layer=self._start_layer, stack_layers=stack
         )
-
-
-def _layer_range(vllm_config: Any) -> tuple[int, int]:
-    """Return the absolute range of layers that this rank builds, computed as in ``make_layers``."""
-    from vllm.distributed.parallel_state import get_pp_group
-    from vllm.distributed.utils import get_pp_indices
-
-    stages = get_pp_group()
-    total = vllm_config.model_config.get_total_num_hidden_layers()
-    start, end = get_pp_indices(total, stages.rank_in_group, stages.world_size)
-    return start, end

@@ -107,6 +107,6 @@ class PeerMonitor:
                     "collectives of vLLM that include it cannot complete",
                     series.name,
                     self._rank,
-                    max(arrived(number), series.info.start_layer),
+                    max(arrived(number), series.info.layers[0]),
                     rank,
                 )

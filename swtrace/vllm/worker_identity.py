@@ -55,7 +55,7 @@ def share_nothing(reason: str, settings: Settings, vllm_config: Any) -> None:
 
 
 def record_refused(
-    path: str, reason: str, settings: Settings, vllm_config: Any, *, start_layer: int = 0, num_layers: int = 0
+    path: str, reason: str, settings: Settings, vllm_config: Any, *, start_layer: int = 0, stack_layers: int = 0
 ) -> None:
     """Record in this rank's ring that ``path`` is not shared, and why.
 
@@ -67,7 +67,8 @@ def record_refused(
     info = SeriesInfo(
         name=path,
         start_layer=start_layer,
-        num_layers=num_layers,
+        stack_layers=stack_layers,
+        layers=(),
         prefetch_step=0,
         windows="",
         window_count=0,

@@ -53,7 +53,9 @@ def test_batches_of_ranks_whose_tables_differ_find_their_series() -> None:
         records[1]["series"] = 1
         for ledger in (together, apart):
             ledger.add_rank(one.identity(rank))
-            ledger.set_series(key(rank), series if rank else (replace(series[0], num_layers=6), series[1]))
+            ledger.set_series(
+                key(rank), series if rank else (replace(series[0], layers=series[0].layers[:6]), series[1])
+            )
         batches.append((key(rank), np.concatenate(records)))
     for rank_key, each in batches:
         apart.add(rank_key, each)

@@ -31,7 +31,8 @@ def write(steps: int) -> None:
         SeriesInfo(
             name="self_attn.o_proj",
             start_layer=0,
-            num_layers=LAYERS,
+            stack_layers=LAYERS,
+            layers=tuple(range(LAYERS)),
             prefetch_step=1,
             windows="static",
             window_count=1,

@@ -30,14 +30,15 @@ REACH_NS = 10_000
 _OBSERVED = {Clock.HOST: Observed.CALLBACK, Clock.VIRTUAL: Observed.EXACT, Clock.DEVICE: Observed.EVENT}
 
 
-def series_info(rank: int, ranks: int = 2, **changes: object) -> SeriesInfo:
+def series_info(rank: int, ranks: int = 2, *, start_layer: int = 0, **changes: object) -> SeriesInfo:
     """Return a rank's description of a series of five layers with prefetch step 1."""
     layers = 5
     owned = len([layer for layer in range(layers) if layer % ranks == rank])
     info = SeriesInfo(
         name="self_attn.o_proj",
-        start_layer=0,
-        num_layers=layers,
+        start_layer=start_layer,
+        stack_layers=layers,
+        layers=tuple(range(start_layer, start_layer + layers)),
         prefetch_step=1,
         windows="static",
         window_count=2,

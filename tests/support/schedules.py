@@ -57,7 +57,8 @@ def info(
     return SeriesInfo(
         name="o_proj",
         start_layer=start_layer,
-        num_layers=layers,
+        stack_layers=layers,
+        layers=tuple(range(start_layer, start_layer + layers)),
         prefetch_step=k,
         windows="static",
         window_count=k + 1,

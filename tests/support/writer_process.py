@@ -52,9 +52,10 @@ def identity(rank: int = 0, run_id: str = "run") -> RankIdentity:
     return RankIdentity(run_id, rank, "host", "boot", os.getpid(), time.time_ns(), "tiny", "0")
 
 
-def series_info(name: str = "o_proj", **changes: object) -> SeriesInfo:
+def series_info(name: str = "o_proj", *, start_layer: int = 0, **changes: object) -> SeriesInfo:
     """Return the constants of a series of 61 layers on two ranks."""
-    info = SeriesInfo(name, 0, 61, 1, "static", 2, (0, 1), 0, "gloo", "source", "host", 1 << 20, 31)
+    layers = tuple(range(start_layer, start_layer + 61))
+    info = SeriesInfo(name, start_layer, 61, layers, 1, "static", 2, (0, 1), 0, "gloo", "source", "host", 1 << 20, 31)
     return dataclasses.replace(info, **changes)  # type: ignore[arg-type]
 
 

@@ -204,7 +204,7 @@ class SeriesView:
     def title(self) -> str:
         """Name and layers."""
         info = self.facts.ranks[0].info
-        return f"{info.name} · layers {info.start_layer}-{info.start_layer + info.num_layers - 1}"
+        return f"{info.name} · {info.extent}"
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -242,7 +242,7 @@ class SeriesView:
 
     def layer(self, position: int) -> int:
         """Return the layer at a position."""
-        return self.facts.ranks[0].info.start_layer + position
+        return self.facts.ranks[0].info.layers[position]
 
     def rank_name(self, group_rank: int, noun: str = "rank") -> str:
         """Return ``rank 3``, or ``rank 3 (host-1)`` if the series has several hosts."""

@@ -77,17 +77,17 @@ class DeviceCircle(Circle[TransferEvents]):
 
     # ---- capture -------------------------------------------------------------------------------
 
-    def _enter(self, position: int) -> bool:
+    def _enter(self, layer_idx: int, position: int) -> bool:
         self._drop_broken_capture()
         if self._capturing and position == 0 and self._captured_next < self._num_layers:
             self._end_capture()  # it broke off, and another one has begun
         if self._capturing or (position == 0 and not self._refusal and not self._closed and self._device.capturing()):
-            self._capture_reach(position)
+            self._capture_reach(layer_idx, position)
             return False
         if self._replaying:
-            raise OrderError(f"{self._where}, layer {self._start_layer + position}: reached while a graph is replayed")
+            raise OrderError(f"{self._where}, layer {layer_idx}: reached while a graph is replayed")
         self._account_for_announced_graph()
-        return super()._enter(position)
+        return super()._enter(layer_idx, position)
 
     def _begin_capture(self) -> None:
         if self._rolling:
@@ -112,13 +112,13 @@ class DeviceCircle(Circle[TransferEvents]):
         self._capturing = False
         self._next = self._next_outside
 
-    def _capture_reach(self, position: int) -> None:
+    def _capture_reach(self, layer_idx: int, position: int) -> None:
         if not self._capturing:
             self._begin_capture()
         if position != self._captured_next:
             raise OrderError(
-                f"{self._where}, layer {self._start_layer + position}: reached out of order while a graph is captured; "
-                f"layer {self._start_layer + self._captured_next % self._num_layers} comes next"
+                f"{self._where}, layer {layer_idx}: reached out of order while a graph is captured; "
+                f"layer {self._indexes[self._captured_next % self._num_layers]} comes next"
             )
         self._captured_next = position + 1
         if position + self._prefetch_step >= self._num_layers:

@@ -267,7 +267,9 @@ def fill(rank: int) -> tuple[bool, list[str], tuple[UntracedRank, ...]]:
     if rank == VICTIM:
         recorder = recording.process_recorder(recording.propose_run_id().run_id, rank)
         for number in range(SERIES_SLOTS - 1):
-            recorder.add_series(SeriesInfo(f"{number}", 0, 1, 0, "", 0, (), 0, "", "", "", 0, 0, refused="not shared"))
+            recorder.add_series(
+                SeriesInfo(f"{number}", 0, 1, (), 0, "", 0, (), 0, "", "", "", 0, 0, refused="not shared")
+            )
     fits, _ = share(rank, "fits")
     right, series = share(rank, "over")
     return fits and right, said.lines, series.info.untraced

@@ -247,7 +247,7 @@ class Timeline(View, view=TIMELINE):
         first, last = np.floor(begins / per_cell).astype(np.int64), (ends / per_cell).astype(np.int64)
         usual = max(0.01, float(np.median(np.diff(ends)) / per_cell)) if len(ends) > 1 else float(self._width)
         enough = [each for each in _LAYERS if each * usual >= _APART] or [_LAYERS[-1]]
-        layers = np.arange(series.layers) + series.layer(0)
+        layers = np.array([series.layer(position) for position in range(series.layers)])
         every = next((each for each in enough[:2] if _apart(first[layers % each == 0])), enough[0])
         labels: dict[int, str] = {}
         taken = range(0)
