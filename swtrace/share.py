@@ -65,10 +65,17 @@ class Share:
         if self.text == NONE:
             return ()
         if self.text.startswith(_LISTED):
-            return tuple(sorted({layer for run in self._runs() for layer in run if start <= layer < end}))
+            listed = self._runs()
+            return tuple(layer for layer in range(start, end) if any(layer in run for run in listed))
         total = end - start
         count = int(Fraction(self.text) * total + Fraction(1, 2))
         return tuple(start + -(-index * total // count) for index in range(count))
+
+    def beyond(self, end: int) -> str:
+        """Return the listed layers from ``end`` on, in the form that ``layers:`` takes; empty if there are none."""
+        listed = self._runs() if self.text.startswith(_LISTED) else ()
+        rest = (run[max(0, -(-(end - run.start) // run.step)) :] for run in listed)
+        return ",".join(_text(run) for run in rest if run)
 
     def _runs(self) -> list[range]:
         found = []
@@ -113,5 +120,11 @@ def runs(layers: tuple[int, ...]) -> str:
         every, last = rest[0] - first, first
         while rest and rest[0] - last == every:
             last = rest.pop(0)
-        found.append(f"{first}-{last}" + (f":{every}" if every > 1 else ""))
+        found.append(_text(range(first, last + 1, every)))
     return ",".join(found)
+
+
+def _text(run: range) -> str:
+    if len(run) == 1:
+        return str(run[0])
+    return f"{run[0]}-{run[-1]}" + (f":{run.step}" if run.step > 1 else "")

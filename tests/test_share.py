@@ -48,6 +48,15 @@ def test_a_fraction_is_spaced_evenly(numerator: int, denominator: int, start: in
     assert all(start <= layer < start + total for layer in layers)
 
 
+def test_listed_layers_beyond_the_model_are_told() -> None:
+    """Of a list for a larger model, what this one lacks; at once, however many these are."""
+    share = Share.parse("layers:0-60:2,3,70,5-999999999")
+    assert share.beyond(61) == "70,61-999999999"
+    assert share.beyond(60) == "60,70,60-999999999"
+    assert share.layers(0, 6) == (0, 2, 3, 4, 5)
+    assert Share.parse("layers:1-40:3").beyond(41) == Share.parse("1/2").beyond(2) == ""
+
+
 @given(st.sets(st.integers(0, 60), min_size=1))
 def test_listed_layers_are_read_back(layers: set[int]) -> None:
     """The text made of layers names the same layers."""

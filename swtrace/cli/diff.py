@@ -86,8 +86,9 @@ def _print_series(each: SeriesDifference, console: Console) -> None:
 
     console.print()
     only = "" if each.series.of_rank is None else f", rank {each.series.of_rank}"
+    extents = each.a_extent if each.a_extent == each.b_extent else f"{each.a_extent} in A, {each.b_extent} in B"
     console.print(
-        f"[bold]series {escape(each.series.name)}[/]{only}: "
+        f"[bold]series {escape(each.series.name)}[/]{only}, {extents}: "
         f"A {counted(each.a_steps, 'step')}, B {counted(each.b_steps, 'step')}, "
         f"in blocks of {each.a_block_steps} and {each.b_block_steps}",
         soft_wrap=True,

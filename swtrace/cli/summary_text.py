@@ -81,7 +81,10 @@ def _times(series: SeriesSummary, over: str) -> Table:
 
 
 def _memory_and_records(series: SeriesSummary, rings: dict[tuple[str, int], RingSummary]) -> Table:
-    memory = table("rank", "moved", "held", "replicated", "saved", "records", "lost", "pending")
+    resident = series.stack_layers - len(series.layers)
+    caption = f"bytes of the shared layers; every rank also holds the other {resident} whole" if resident else ""
+    columns = ("rank", "moved", "held", "replicated", "saved", "records", "lost", "pending")
+    memory = table(*columns, caption=caption)
     for rank in series.ranks:
         ring = rings.get((series.run_id, rank.rank))
         memory.add_row(

@@ -381,6 +381,7 @@ def _step(numbered: NumberedStep, fields: Iterable[str]) -> Document:
         "complete": step.complete,
         "comparable": step.comparable,
         "aborted": step.aborted,
+        "layers": step.layers,
         "source": step.source.tolist(),
         "present": step.present.tolist(),
         "ended": step.ended.tolist(),

@@ -335,7 +335,7 @@ def _channel(steps: Sequence[StepFacts]) -> Finding | None:
     known = [step for step in steps if step.complete and step.path is not None and step.receiver.any()]
     if not known:
         return None
-    layers = known[-1].present.shape[1]
+    layers = len(known[-1].layers)
     channel = [_busy_ns(step) for step in known]
     compute = [float((step.duration_ns - step.stall_ns.sum(axis=1) - step.wake_ns.sum(axis=1)).max()) for step in known]
     per_layer, computed = float(np.median(channel)) / layers, float(np.median(compute)) / layers
@@ -346,12 +346,14 @@ def _channel(steps: Sequence[StepFacts]) -> Finding | None:
         return None
     only = known[-1].only_rank
     rank, on = None if only is None else only.rank, _on(known)
+    info = next(info for info in known[-1].infos if info is not None)
+    each = "layer" if info.num_layers == info.stack_layers else "shared layer"
     transfer, channel_is = ("Transfer", "the channel is") if only is None else (f"{on}transfer", "its copier is")
     if per_layer > _TIGHT * computed and exposed > 0:
         return Finding(
             "channel_bound",
             Level.BAD,
-            f"{transfer} {milliseconds(per_layer)} > compute {milliseconds(computed)} per layer: no prefetch step can "
+            f"{transfer} {milliseconds(per_layer)} > compute {milliseconds(computed)} per {each}: no prefetch step can "
             f"hide this. About {milliseconds(exposed)} per step stays exposed.",
             numbers,
             rank=rank,
@@ -363,15 +365,15 @@ def _channel(steps: Sequence[StepFacts]) -> Finding | None:
         return Finding(
             "channel_tight",
             Level.WARNING,
-            f"{transfer} {milliseconds(per_layer)} is about as long as compute {milliseconds(computed)} per layer: any "
-            "jitter in either becomes a stall.",
+            f"{transfer} {milliseconds(per_layer)} is about as long as compute {milliseconds(computed)} per {each}: "
+            "any jitter in either becomes a stall.",
             numbers,
             rank=rank,
         )
     return Finding(
         "channel_share",
         Level.NOTE,
-        f"{transfer} {milliseconds(per_layer)} <= compute {milliseconds(computed)} per layer: {channel_is} busy for "
+        f"{transfer} {milliseconds(per_layer)} <= compute {milliseconds(computed)} per {each}: {channel_is} busy for "
         f"{units.ratio(per_layer / computed)} of the compute time, so there is time to hide every "
         f"{'broadcast' if only is None else 'copy'}.",
         numbers,

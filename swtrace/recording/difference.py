@@ -105,6 +105,9 @@ class SeriesDifference:
     """One series in both recordings."""
 
     series: SeriesName
+    a_extent: str
+    """Which layers are shared, in words."""
+    b_extent: str
     a_steps: int
     b_steps: int
     a_block_steps: int
@@ -261,7 +264,8 @@ def _measured(recording: Recording, wanted: Wanted, letter: str) -> dict[SeriesN
 class Measured:
     """One series of one recording, as block means."""
 
-    start_layer: int
+    layers: tuple[int, ...]
+    extent: str
     by_rank: BlockMeans
     """``[quantity, rank]``"""
     stall: BlockMeans
@@ -280,13 +284,13 @@ def measure(steps: Iterable[StepFacts], wanted: Wanted) -> dict[SeriesName, Meas
         if wanted.series not in {None, step.series.name}:
             continue
         running = step.running
-        ranks, layers = len(running), step.present.shape[1]
+        ranks = len(running)
         name = SeriesName(step.series.name, step.series.start_layer, len(step.ranks), step.of_rank)
         into = measured.get(name)
-        if into is None or into.stall.mean().shape != (ranks, layers):
-            into = measured[name] = Measured(
-                step.series.start_layer, BlockMeans((len(QUANTITIES), ranks)), BlockMeans((ranks, layers))
-            )
+        if into is None or into.stall.mean().shape[0] != ranks or into.layers != step.layers:
+            extent = next(info.extent for info in step.infos if info is not None)
+            by_rank, stall = BlockMeans((len(QUANTITIES), ranks)), BlockMeans((ranks, len(step.layers)))
+            into = measured[name] = Measured(step.layers, extent, by_rank, stall)
         into.seen[step.series] = into.seen.get(step.series, 0) + 1
         if into.seen[step.series] <= wanted.warmup:
             continue
@@ -308,6 +312,8 @@ def _series(name: SeriesName, a: Measured, b: Measured) -> SeriesDifference:
     a_mean, b_mean = a.by_rank.mean(), b.by_rank.mean()
     return SeriesDifference(
         series=name,
+        a_extent=a.extent,
+        b_extent=b.extent,
         a_steps=a.by_rank.steps,
         b_steps=b.by_rank.steps,
         a_block_steps=a.by_rank.block_steps,
@@ -335,13 +341,15 @@ def _differences(a: Measured, b: Measured, first: int) -> list[Difference]:
             bounds = interval(*samples) if enough else None
             found.append(_difference(quantity, first + rank, None, *samples, means, bounds))
     stall_a, stall_b = a.stall.mean(), b.stall.mean()
+    in_b = {layer: position for position, layer in enumerate(b.layers)}
+    both = [(layer, position, in_b[layer]) for position, layer in enumerate(a.layers) if layer in in_b]
     for rank in range(layers_a.shape[1]):
-        for position in range(min(layers_a.shape[2], layers_b.shape[2])):
-            means = float(stall_a[rank, position]), float(stall_b[rank, position])
+        for layer, at_a, at_b in both:
+            means = float(stall_a[rank, at_a]), float(stall_b[rank, at_b])
             if not any(means):
                 continue  # the rank is the source, or there is no stall in either recording
-            samples = layers_a[:, rank, position], layers_b[:, rank, position]
-            found.append(_difference("stall", first + rank, a.start_layer + position, *samples, means, None))
+            samples = layers_a[:, rank, at_a], layers_b[:, rank, at_b]
+            found.append(_difference("stall", first + rank, layer, *samples, means, None))
     corrected = holm(np.array([one.p for one in found])) if found else np.zeros(0)
     return [_judged(one, float(p), enough=enough) for one, p in zip(found, corrected, strict=True)]
 

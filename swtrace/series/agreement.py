@@ -125,7 +125,7 @@ def require_equal_layers(
     where: str, ranks: Sequence[int], layers: Sequence[int], what: str, digests: Sequence[Sequence[str]]
 ) -> None:
     """Raise DisagreementError unless all ranks, in group order, have the same digest of every layer."""
-    for layer_idx, of_layer in zip(layers, zip(*digests, strict=True), strict=True):
+    for layer_idx, of_layer in zip(layers, zip(*digests, strict=True), strict=False):
         require_equal(f"{where}, layer {layer_idx}", ranks, what, of_layer)
 
 

@@ -1,7 +1,7 @@
 """The three functions of the original implementation, with its names and arguments, on top of :class:`Series`.
 
-Series are identified by name. The original's arguments have no place for tracing and the window policy, so
-both come from the environment (``SWTRACE=1``, ``SWTRACE_WINDOWS``).
+Series are identified by name. The original's arguments have no place for tracing, the window policy and the
+layers to share, so these come from the environment (``SWTRACE=1``, ``SWTRACE_WINDOWS``, ``SWTRACE_SHARE``).
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def register_layer_to_shared_weight_series(
             group,
             start_layer,
             end_layer,
+            layers=settings.share.layers(start_layer, end_layer),
             prefetch_step=prefetch_step,
             windows=settings.windows,
             recorder=recording.process_recorder if settings.enabled else None,

@@ -29,6 +29,7 @@ from swtrace.series.tensor_table import unwatch, watch
 from swtrace.series.unshared import ObservedLayer, loaded_bytes
 from swtrace.series.waiting import WaitingLayer, in_a_series, leave_ended_series
 from swtrace.settings import Settings
+from swtrace.share import extent
 from swtrace.trace.identity import SeriesInfo
 from swtrace.trace.schema import Phase
 
@@ -194,6 +195,11 @@ class Series:
         if self._running_series is None:
             raise OrderError(f"{self.where}: not post-processed yet{self._missing_text()}")
         return self._running_series.info
+
+    @property
+    def extent(self) -> str:
+        """Which layers are shared, in words: ``layers 0-60``, or ``31 of 61 layers shared``."""
+        return extent(self._constants.layers, self._constants.start_layer, self._constants.stack_layers)
 
     @property
     def post_processed(self) -> bool:

@@ -26,9 +26,14 @@ def layer_range(vllm_config: Any) -> tuple[int, int]:
     from vllm.distributed.utils import get_pp_indices
 
     stages = get_pp_group()
-    total = vllm_config.model_config.get_total_num_hidden_layers()
-    start, end = get_pp_indices(total, stages.rank_in_group, stages.world_size)
+    start, end = get_pp_indices(total_layers(vllm_config), stages.rank_in_group, stages.world_size)
     return start, end
+
+
+def total_layers(vllm_config: Any) -> int:
+    """Return the number of decoder layers of the model, over all pipeline stages."""
+    total: int = vllm_config.model_config.get_total_num_hidden_layers()
+    return total
 
 
 def find_linear(module: nn.Module, path: str) -> Any:
@@ -58,7 +63,7 @@ def own_layers(model: nn.Module, vllm_config: Any, paths: Iterable[str]) -> list
     Raises:
         Unobservable: there is no such list, or more than one.
     """
-    total = vllm_config.model_config.get_total_num_hidden_layers()
+    total = total_layers(vllm_config)
     lists = {
         name: list(module)
         for name, module in model.named_modules()

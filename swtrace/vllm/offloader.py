@@ -26,7 +26,7 @@ from swtrace.vllm.configuration import write_outcome
 from swtrace.vllm.graphs import whole_forward
 from swtrace.vllm.groups import Choice, Refused, Unobservable, choose_group, explained
 from swtrace.vllm.hooks import Hooks, read_while_loading, try_out
-from swtrace.vllm.layers import find_linear, layer_range, linear_paths, own_layers
+from swtrace.vllm.layers import find_linear, layer_range, linear_paths, own_layers, total_layers
 from swtrace.vllm.peer_monitor import start_peer_monitor
 from swtrace.vllm.startup_agreement import agree
 from swtrace.vllm.worker_identity import record_model, record_refused
@@ -64,7 +64,10 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         self._tracks: tuple[Track, ...] | None = None
         self._start_layer = 0
         self._end_layer = 0
-        self._layers: list[nn.Module] = []
+        self._shared: tuple[int, ...] = ()
+        """The layers of this rank whose linears are shared."""
+        self._layers: dict[int, nn.Module] = {}
+        """Those that have been built."""
         self._reaches = Hooks()
         self._watched = False
         """Whether a thread monitors the peers."""
@@ -89,14 +92,12 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
             )
             return list(modules_generator)
         self._tracks = ()
+        self._choose_layers()
         modules: list[nn.Module] = []
-        for module in modules_generator:
-            if not modules:
-                self._start_layer, self._end_layer = layer_range(self._vllm_config)
-                self._tracks = self._begin(module)
-            self._take(module, self._start_layer + len(modules))
+        for layer, module in enumerate(modules_generator, self._start_layer):
+            self._take(module, layer)
             modules.append(module)
-        if not modules:  # the other ranks wait for this rank's decision
+        if not self._layers:  # the other ranks wait for this rank's decision
             self._tracks = self._begin(None)
         self._finish(len(modules))
         return modules
@@ -110,16 +111,22 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         if self._tracks is not None:
             return
         self._tracks = ()
-        self._start_layer, self._end_layer = layer_range(self._vllm_config)
+        self._choose_layers()
         try:
             modules = own_layers(model, self._vllm_config, self._settings.series)[self._start_layer : self._end_layer]
         except Refused as refusal:
             self._tracks = self._begin(refusal)
             return
-        self._tracks = self._begin(modules[0] if modules else None)
         for layer, module in enumerate(modules, self._start_layer):
             self._take(module, layer)
+        if not self._layers:
+            self._tracks = self._begin(None)
         self._finish(len(modules))
+
+    def _choose_layers(self) -> None:
+        """Choose the layers to share among those that this rank builds."""
+        self._start_layer, self._end_layer = layer_range(self._vllm_config)
+        self._shared = self._settings.share.layers(self._start_layer, self._end_layer)
 
     def _finish(self, count: int) -> None:
         """Make the registered layers reach. Withdraw all series if their number is not the one in the config."""
@@ -183,7 +190,8 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         """Choose the group of each series by its first linear, and make the series that all ranks agree on.
 
         Args:
-            module: the first decoder layer of this rank; None if it has none; or the reason why its layers are unknown.
+            module: the first decoder layer to share on this rank; None if there is none; or the reason why its layers
+                are unknown.
         """
         tracks = []
         decisions = {path: self._decide(module, path) for path in self._settings.series}
@@ -197,6 +205,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                 group,
                 self._start_layer,
                 self._end_layer,
+                layers=self._shared,
                 prefetch_step=self._settings.prefetch_step,
                 windows=self._settings.windows,
                 recorder=process_recorder,
@@ -208,7 +217,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                 settings=self._settings,
             )
             if group.rank_in_group == 0:
-                logger.info("swtrace shares %s over %s", path, decision)
+                logger.info("swtrace shares %s over %s, %s", path, decision, series.extent)
             tracks.append(Track(path, series, series.number, decision.name, Hooks()))
         write_outcome(self._vllm_config, {track.path: track.group for track in tracks})
         return tuple(tracks)
@@ -216,12 +225,30 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
     def _decide(self, module: nn.Module | Refused | None, path: str) -> Choice | Refused:
         if isinstance(module, Refused):
             return module
-        if module is None:
-            return Refused("a pipeline stage without decoder layers has nothing to share")
         try:
-            return self._choose(module, path)
+            return self._choice(module, path)
         except Refused as refusal:
             return refusal
+
+    def _choice(self, module: nn.Module | None, path: str) -> Choice:
+        share, stack = self._settings.share, self._end_layer - self._start_layer
+        total = total_layers(self._vllm_config)
+        if share.beyond(total):
+            raise Refused(f"SWTRACE_SHARE={share} names layers {share.beyond(total)}, but the model has only {total}")
+        if not stack:
+            raise Refused("a pipeline stage without decoder layers has nothing to share")
+        shared, least = len(self._shared), self._settings.prefetch_step + 2
+        if shared < least:
+            needs = f"prefetch step {self._settings.prefetch_step} needs at least {least}"
+            raise Refused(
+                f"{needs} layers, but this rank has {stack}; lower SWTRACE_PREFETCH_STEP"
+                if shared == stack
+                else f"{needs} shared layers, but SWTRACE_SHARE={share} shares {shared} of the {stack} on this rank; "
+                f"lower SWTRACE_PREFETCH_STEP or share more"
+            )
+        if module is None:
+            raise Refused("the model built none of the layers to share")
+        return self._choose(module, path)
 
     def _choose(self, module: nn.Module, path: str) -> Choice:
         linear = find_linear(module, path)
@@ -238,12 +265,6 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                 f"{reader} derives tensors of its own from {path} after loading, as MLA does from kv_b_proj; "
                 "name another linear in SWTRACE_SERIES"
             )
-        layers = self._end_layer - self._start_layer
-        if self._settings.prefetch_step > layers - 2:
-            raise Refused(
-                f"prefetch step {self._settings.prefetch_step} needs at least {self._settings.prefetch_step + 2} "
-                f"layers, but this rank has {layers}; lower SWTRACE_PREFETCH_STEP"
-            )
         if self._settings.windows == "rolling" and not self._vllm_config.model_config.enforce_eager:
             raise Refused(
                 "rolling windows move weights at run time, which a compiled model does not see; "
@@ -252,7 +273,15 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         return choose_group(self._settings, path, linear, self._vllm_config)
 
     def _take(self, module: nn.Module, layer: int) -> None:
-        """Register a decoder layer's linears in their series. Withdraw a series if the layer has no linear for it."""
+        """Register a decoder layer's linears in their series. Withdraw a series if the layer has no linear for it.
+
+        A layer that is not shared is left as it is.
+        """
+        if layer not in self._shared:
+            return
+        if not self._layers:
+            self._tracks = self._begin(module)
+        self._layers[layer] = module
         for track in self._tracks or ():
             linear = find_linear(module, track.path)
             if linear is None:
@@ -269,7 +298,6 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                 self._withdraw(track, str(error), unloaded=True)
                 continue
             track.hooks.wait_before_reading(linear, track.number, layer)
-        self._layers.append(module)
 
     def _withdrawn(self, path: str, reason: str) -> None:
         for track in self._tracks or ():
@@ -282,7 +310,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         numbers = tuple(track.number for track in self._tracks or ())
         if not numbers:
             return
-        for layer, module in enumerate(self._layers, self._start_layer):
+        for layer, module in self._layers.items():
             self._reaches.reach_before_forward(module, numbers, layer)
 
     def _withdraw(self, track: Track, reason: str, *, unloaded: bool) -> None:

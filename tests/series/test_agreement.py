@@ -37,7 +37,8 @@ def test_missing_layers_are_named_on_all_ranks() -> None:
     ("difference", "message"),
     [
         ({"name": "t"}, r"name: rank 0 has s; rank 1 has t"),
-        ({"end_layer": 6}, r"num layers: rank 0 has 5; rank 1 has 6"),
+        ({"end_layer": 6}, r"stack layers: rank 0 has 5; rank 1 has 6"),
+        ({"layers": (0, 2, 4)}, r"shared layers: rank 0 has 0-4; rank 1 has 0-4:2"),
         ({"prefetch_step": 2}, r"prefetch step: rank 0 has 1; rank 1 has 2"),
         ({"windows": "rolling"}, r"window policy: rank 0 has static; rank 1 has rolling"),
         ({"start_layer": 1, "end_layer": 6}, r"start layer: rank 0 has 0; rank 1 has 1"),

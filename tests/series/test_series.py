@@ -43,6 +43,41 @@ def test_layers_are_registered_once_in_range_and_alike() -> None:
         series.register(4, plain_linear(0).to(torch.float64))
 
 
+def test_a_resident_layer_is_left_alone() -> None:
+    """Registering a layer that is not shared changes nothing about it; layers outside the stack are refused."""
+    series = Series("s", PAIR, 3, 8, layers=(4, 6, 7))
+    resident = plain_linear(0)
+    before = dict(vars(resident)), resident.weight, resident.weight.data_ptr()
+    series.register(5, resident)
+    series.register(5, plain_linear(1))
+    assert (dict(vars(resident)), resident.weight, resident.weight.data_ptr()) == before
+    assert type(resident).forward is nn.Linear.forward
+    assert type(resident) is nn.Linear
+    with pytest.raises(RegistrationError, match=rf"{WHERE}, layer 8: not within \[3, 8\)"):
+        series.register(8, resident)
+    with pytest.raises(OrderError, match=r"layers 4, 6, 7 were never registered"):
+        series.reach(4)
+
+
+@pytest.mark.parametrize(
+    ("layers", "prefetch_step", "message"),
+    [
+        ((4,), 0, r"1 of the layers \[3, 8\) would be shared, but a series needs at least two; set SWTRACE_SHARE"),
+        ((), 0, r"0 of the layers \[3, 8\) would be shared"),
+        ((4, 5, 7), 2, r"prefetch step 2: must be between 0 and 1 .*SWTRACE_PREFETCH_STEP or set SWTRACE_SHARE"),
+        ((5, 4), 0, r"shared layers 5, 4: must be in ascending order and within \[3, 8\)"),
+        ((4, 4, 5), 0, r"shared layers 4, 4, 5: must be"),
+        ((4, 8), 0, r"shared layers 4, 8: must be"),
+    ],
+)
+def test_layers_that_cannot_form_a_series_are_refused(
+    layers: tuple[int, ...], prefetch_step: int, message: str
+) -> None:
+    """Too few layers, too few for the prefetch step, twice, out of order or outside the stack: refused at once."""
+    with pytest.raises(RegistrationError, match=rf"{WHERE}: {message}"):
+        Series("s", PAIR, 3, 8, layers=layers, prefetch_step=prefetch_step)
+
+
 def test_a_refused_layer_is_left_as_it_was() -> None:
     """A layer that does not fit keeps its weight and its forward: the caller may use it unshared."""
     series = Series("s", PAIR, 3, 6)

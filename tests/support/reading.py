@@ -21,6 +21,9 @@ def read_in_every_way(path: Path) -> RingReader | None:
     with reader:
         for index, info in enumerate(reader.series()):
             assert len(info.group_ranks) * info.num_layers <= 1 << 20
+            stack = range(info.start_layer, info.start_layer + info.stack_layers)
+            assert len(stack) <= 1 << 12
+            assert info.layers == tuple(layer for layer in stack if layer in set(info.layers))
             assert len(reader.windows(index)) <= schema.WINDOW_SLOTS
         assert reader.windows(99) == ()
         reader.anchor()

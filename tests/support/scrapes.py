@@ -86,6 +86,7 @@ NAMES = {
             "clock",
             "start_layer",
             "num_layers",
+            "stack_layers",
             "group_size",
             "rank_in_group",
         },

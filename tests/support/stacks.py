@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,13 @@ def true_weights(num_layers: int, seed: int = 0) -> list[Tensor]:
     """Return the weights of a checkpoint, different in every layer."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(WIDTH, WIDTH, generator=generator) for _ in range(num_layers)]
+
+
+def some_layers(count: int, start_layer: int, seed: int) -> tuple[tuple[int, ...], int]:
+    """Return ``count`` layers from ``start_layer`` on, with resident ones among them, and one past the last layer."""
+    chance = random.Random(seed)  # noqa: S311 (reproducible shapes)
+    end_layer = start_layer + count + chance.randrange(1, count + 2)
+    return tuple(sorted(chance.sample(range(start_layer, end_layer), count))), end_layer
 
 
 def load(parameter: nn.Parameter, weight: Tensor) -> None:
@@ -37,7 +45,7 @@ def plain_linear(_position: int) -> nn.Linear:
 
 
 class Stack:
-    """The layers of a series, and resident weights to compare with."""
+    """The layers of a series and the resident ones among them, and weights to compare with."""
 
     def __init__(
         self,

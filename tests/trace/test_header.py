@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +12,11 @@ import pytest
 
 from swtrace.errors import RingFormatError
 from swtrace.trace.clocks import ClockAnchor
-from swtrace.trace.header import decode_identity, encode_identity
+from swtrace.trace.header import MAX_LAYERS, decode_identity, decode_series, encode_identity, encode_series
 from swtrace.trace.identity import RankIdentity, UntracedRank, Workload
 from swtrace.trace.recorder import Recorder, identity_of_this_process
 from swtrace.trace.ring_reader import RingReader
+from swtrace.trace.schema import SERIES_ENTRY
 from tests.support.writer_process import identity, series_info
 
 
@@ -38,6 +41,45 @@ def test_identity_series_and_clocks_come_back(tmp_path: Path) -> None:
         recorder.close()
         assert reader.closed()
         assert not reader.alive()
+
+
+@pytest.mark.parametrize(
+    ("start_layer", "stack", "layers"),
+    [
+        (0, 61, range(0, 61, 2)),
+        (30, 31, (31, 40, 60)),
+        (0, MAX_LAYERS, range(MAX_LAYERS)),
+        (7, MAX_LAYERS, [n for n in range(7, 7 + MAX_LAYERS) if n * n % 11 < 5]),
+    ],
+)
+def test_any_part_of_a_stack_fits(start_layer: int, stack: int, layers: Sequence[int], tmp_path: Path) -> None:
+    """A reader knows which layers a series shares, of how many, however many and irregular they are."""
+    info = series_info(start_layer=start_layer, stack_layers=stack, layers=tuple(layers))
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    recorder.add_series(info)
+    with RingReader.open(recorder.path) as reader:
+        assert reader.series() == (info,)
+    recorder.close()
+
+
+@pytest.mark.parametrize("layers", ["", "0", "8", "07g", "0x7", "-1", "+7", " 7", "1_0", 7, None, "f" * 2000])
+def test_layers_outside_the_stack_are_damage(layers: object) -> None:
+    """Shared layers that are none, not those of the stack, or not a number as it is written are refused."""
+    entry = encode_series(series_info(start_layer=5, stack_layers=3, layers=(5, 6, 7)), 0)
+    values = json.loads(entry[SERIES_ENTRY.size :])
+    assert values["layers"] == "7"
+    text = json.dumps(values | {"layers": layers}).encode()
+    with pytest.raises(RingFormatError):
+        decode_series(SERIES_ENTRY.pack(len(text), zlib.crc32(text)) + text)
+
+
+def test_an_entry_without_its_layers_shares_all() -> None:
+    """Rings and recordings from before layers could be left out are read as whole series."""
+    info = series_info(start_layer=30)
+    values = json.loads(encode_series(info, 0)[SERIES_ENTRY.size :])
+    del values["layers"], values["stack_layers"]
+    text = json.dumps(values | {"num_layers": 61}).encode()
+    assert decode_series(SERIES_ENTRY.pack(len(text), zlib.crc32(text)) + text) == (info, 0)
 
 
 @pytest.mark.parametrize(("ranks", "characters"), [(2, 300), (60, 60), (400, 0)])

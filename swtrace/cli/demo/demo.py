@@ -47,7 +47,9 @@ from swtrace.cli.ring_folder import make_folder
 from swtrace.cli.signals import exit_in_order
 from swtrace.cli.summary_process import Reader
 from swtrace.cli.summary_text import print_summary
+from swtrace.errors import SettingsError
 from swtrace.settings import Settings
+from swtrace.share import MUST_BE, Share
 from swtrace.trace.directory import memory_folder
 from swtrace.units import counted, listed
 
@@ -70,8 +72,18 @@ def _amount(option: str, text: str, metavar: str, low: float, high: float | None
     return _dial(option, text, metavar, number(option, low, high))
 
 
+def _part(text: str) -> str:
+    try:
+        return str(Share.parse(text))
+    except ValueError as error:
+        raise SettingsError.of("--share", text, MUST_BE) from error
+
+
 _Count = Annotated[int | None, _count("--ranks", "Number of ranks (2).", "N", 2, MAX_RANKS)]
 _Layers = Annotated[int | None, _count("--layers", "Number of layers (60).", "N", 2, MAX_LAYERS)]
+_Part = Annotated[
+    str | None, _dial("--share", "Which layers to share: all, a part such as 1/2, or a list (all).", "PART", _part)
+]
 _Mib = Annotated[float | None, _amount("--mib", "Size of one layer's weight (1).", "MIB", MIN_MIB, MAX_MIB)]
 _Compute = Annotated[float | None, _amount("--compute-ms", "Compute per layer.", "MS", 0, MAX_MS)]
 _PrefetchStep = Annotated[
@@ -103,6 +115,7 @@ def demo(
     ] = Transport.BROADCAST,
     ranks: _Count = None,
     layers: _Layers = None,
+    share: _Part = None,
     mib: _Mib = None,
     compute_ms: _Compute = None,
     prefetch_step: _PrefetchStep = None,
@@ -143,6 +156,7 @@ def demo(
     given: dict[str, Any] = {
         "ranks": ranks,
         "layers": layers,
+        "share": share,
         "mib": mib,
         "compute_ms": compute_ms,
         "prefetch_step": prefetch_step,
@@ -370,8 +384,9 @@ def _describe(dials: Dials, directory: Path) -> str:
     extent = counted(dials.steps, "step") if dials.steps is not None else f"{dials.seconds:g} s"
     late = f", the last rank computes {dials.late_ms:g} ms longer per layer" if dials.late_ms else ""
     jitter = f", {dials.jitter_ms:g} ms mean jitter" if dials.jitter_ms else ""
+    part = f" ({len(dials.shared)} of them shared)" if len(dials.shared) < dials.layers else ""
     return (
-        f"{dials.ranks} ranks that {dials.transport.value}, {dials.layers} layers of {dials.mib:g} MiB, "
+        f"{dials.ranks} ranks that {dials.transport.value}, {dials.layers} layers of {dials.mib:g} MiB{part}, "
         f"{dials.compute_ms:g} ms compute per layer{late}{jitter}, prefetch step {dials.prefetch_step}, {extent}; "
         f"rings in {directory}"
     )

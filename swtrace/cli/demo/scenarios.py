@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from swtrace.errors import SettingsError
+from swtrace.share import ALL, Share
 
 if TYPE_CHECKING:
     import random
@@ -67,6 +68,8 @@ class Dials:
 
     ranks: int = 2
     layers: int = 60
+    share: str = ALL
+    """Which of them are shared, in the form of ``SWTRACE_SHARE``."""
     mib: float = 1.0
     """Size of one layer's weight."""
     compute_ms: float = 1.0
@@ -84,19 +87,30 @@ class Dials:
     seed: int = 0
 
     def check(self) -> None:
-        """Refuse a prefetch step that the layers leave no room for.
+        """Refuse layers that cannot be shared, and a prefetch step that they leave no room for.
 
         Raises:
-            SettingsError: it is too large.
+            SettingsError: there are too few of them, or it is too large.
         """
-        if self.prefetch_step > self.layers - 2:
-            largest = self.layers - 2
+        share, stack = Share.parse(self.share), f"--layers {self.layers}"
+        if share.beyond(self.layers) or len(self.shared) < 2:  # noqa: PLR2004
+            raise SettingsError.of(
+                "--share", self.share, f"at least two of the layers 0-{self.layers - 1}, with {stack}"
+            )
+        if self.prefetch_step > len(self.shared) - 2:
+            largest = len(self.shared) - 2
             must_be = f"a whole number from 0 to {largest}" if largest else "0"
-            raise SettingsError.of("--prefetch-step", str(self.prefetch_step), f"{must_be} with --layers {self.layers}")
+            among = stack if len(self.shared) == self.layers else f"{stack} --share {self.share}"
+            raise SettingsError.of("--prefetch-step", str(self.prefetch_step), f"{must_be} with {among}")
+
+    @property
+    def shared(self) -> tuple[int, ...]:
+        """The layers that are shared."""
+        return Share.parse(self.share).layers(0, self.layers)
 
     def fitting(self) -> Dials:
-        """Return these dials with a prefetch step that fits their number of layers."""
-        return replace(self, prefetch_step=max(0, min(self.prefetch_step, self.layers - 2)))
+        """Return these dials with a prefetch step that fits their shared layers."""
+        return replace(self, prefetch_step=max(0, min(self.prefetch_step, len(self.shared) - 2)))
 
     def compute_ns(self, rank: int, random_source: random.Random) -> int:
         """Return how long ``rank`` computes for its next layer."""

@@ -51,7 +51,9 @@ class Model(nn.Module):
 
 
 def _made(windows: str, k: int, count: int, *, original: bool) -> tuple[Any, nn.Module, Any]:
-    """Return a shared model, a resident one, and how to end the series."""
+    """Return a shared model, in some cases with a resident layer, an unshared one, and how to end the series."""
+    resident = 1 if k and not original else None
+    count += resident or 0
     weights = true_weights(count)
     layers: list[Any] = [plain_linear(position) for position in range(count)]
     if original:
@@ -60,15 +62,16 @@ def _made(windows: str, k: int, count: int, *, original: bool) -> tuple[Any, nn.
                 f"o{k}", RankGroup.world(), START, START + count, START + position, layer, k
             )
     else:
-        series = Series("s", RankGroup.world(), START, START + count, prefetch_step=k, windows=windows)
+        shared = [START + position for position in range(count) if position != resident]
+        series = Series("s", RankGroup.world(), START, START + count, layers=shared, prefetch_step=k, windows=windows)
         for position, layer in enumerate(layers):
             series.register(START + position, layer)
     for layer, weight in zip(layers, weights, strict=True):
         load(layer.weight, weight)
-    resident: list[Any] = [plain_linear(position) for position in range(count)]
-    for layer, weight in zip(resident, weights, strict=True):
+    unshared: list[Any] = [plain_linear(position) for position in range(count)]
+    for layer, weight in zip(unshared, weights, strict=True):
         layer.weight.data.copy_(weight)
-    control = Model(resident, lambda *_: None)
+    control = Model(unshared, lambda *_: None)
     if original:
         for layer in layers:
             post_process_after_loading_for_shared_weight_series(layer)

@@ -12,7 +12,10 @@ from tests.support.stacks import Stack, true_weights
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_outputs_equal_resident_weights_bit_by_bit(world_size: int) -> None:
-    """For every L, k, start layer and policy, all steps equal resident weights, even after a forward that failed."""
+    """For every L, k, start layer and policy, all steps equal resident weights, even after a forward that failed.
+
+    In half of the cases, the series shares only some layers of a stack.
+    """
     for count, wrong in run_ranks(world_size, matrix):
         assert wrong == []
         assert count == combinations(LAYERS)

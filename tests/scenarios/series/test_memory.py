@@ -14,6 +14,8 @@ from swtrace.series import RankGroup, Series
 from tests.support.ranks import run_ranks
 
 LAYERS = 16
+"""Shared."""
+RESIDENT = 3
 ROWS, COLUMNS = 2048, 4096
 LAYER_BYTES = ROWS * COLUMNS * 2
 """Of a bfloat16 weight: 16 MiB."""
@@ -40,9 +42,12 @@ def _hold(_rank: int, proved: bool) -> tuple[int, int, int]:  # noqa: FBT001 (pa
     _try_out(nn.Linear(COLUMNS, ROWS, bias=False, dtype=torch.bfloat16))  # the kernel's own memory
     gc.collect()
     before, most = _anonymous(), 0
-    series = Series("m", RankGroup.world(), 0, LAYERS, try_out=_try_out if proved else None)
+    stack = LAYERS + (RESIDENT if proved else 0)
+    series = Series(
+        "m", RankGroup.world(), 0, stack, layers=range(stack - LAYERS, stack), try_out=_try_out if proved else None
+    )
     layers = []
-    for position in range(LAYERS):
+    for position in range(stack):
         linear = nn.Linear(COLUMNS, ROWS, bias=False, dtype=torch.bfloat16)
         linear.weight.requires_grad = False
         series.register(position, linear)
@@ -61,12 +66,17 @@ def _hold(_rank: int, proved: bool) -> tuple[int, int, int]:  # noqa: FBT001 (pa
     info = series.info
     series.close()
     assert info.owned_bytes == LAYERS // 2 * LAYER_BYTES
-    return info.owned_bytes + info.window_bytes, grown, most - before
+    assert info.replicated_bytes == LAYERS * LAYER_BYTES
+    resident_bytes = (stack - LAYERS) * LAYER_BYTES
+    return info.owned_bytes + info.window_bytes + resident_bytes, grown, most - before
 
 
 @pytest.mark.parametrize("proved", [False, True])
 def test_stated_bytes_are_what_the_process_holds(proved: bool) -> None:  # noqa: FBT001 (pytest's way)
-    """The process has grown by the owned layers and the windows, as stated, give or take less than one layer."""
+    """The process has grown by the owned layers and the windows, as stated, give or take less than one layer.
+
+    If resident layers come before the shared ones, it has also grown by these, and by nothing else.
+    """
     for stated, grown, peak in run_ranks(2, _hold, proved):
         assert abs(grown - stated) < TOLERANCE, f"stated {stated >> 20} MiB, grown {grown / (1 << 20):.1f} MiB"
         # One layer that was just made; two that are tried.

@@ -35,6 +35,7 @@ def pulling(
     start: int = 0,
     k: int = 1,
     windows: str = "static",
+    layers: tuple[int, ...] | None = None,
     seed: int = 0,
     timeout_s: float = 60.0,
     make: Callable[[int], nn.Module] | None = None,
@@ -45,6 +46,7 @@ def pulling(
         RankGroup(tuple(range(ranks)), rank),
         start,
         start + num_layers,
+        layers=layers,
         prefetch_step=k,
         windows=windows,
         check=True,
@@ -56,17 +58,26 @@ def pulling(
 
 
 SHAPES = [
-    (num_layers, start, k, windows)
+    (num_layers, start, k, windows, layers)
     for windows in ("static", "rolling")
-    for num_layers, start, k in ((2, 0, 0), (3, 4, 1), (5, 2, 3), (8, 1, 2), (9, 0, 7))
+    for num_layers, start, k, layers in (
+        (2, 0, 0, None),
+        (3, 4, 1, None),
+        (9, 2, 3, (2, 5, 6, 8, 10)),
+        (8, 1, 2, None),
+        (18, 0, 7, (1, 2, 4, 6, 9, 10, 11, 14, 16)),
+    )
 ]
 
 
 def computes(rank: int, ranks: int, folder: str) -> list[tuple[bool, int, int, int]]:
     """Run forwards, a different number on each rank, some of them broken off."""
     told = []
-    for number, (num_layers, start, k, windows) in enumerate(SHAPES):
-        stack = pulling(rank, ranks, folder, f"run {number}", num_layers=num_layers, start=start, k=k, windows=windows)
+    for number, (num_layers, start, k, windows, layers) in enumerate(SHAPES):
+        run_id = f"run {number}"
+        stack = pulling(
+            rank, ranks, folder, run_id, num_layers=num_layers, start=start, k=k, windows=windows, layers=layers
+        )
         equal = True
         for step in range(6 + 5 * rank):
             stop_at = (step + rank) % num_layers if step % 4 == 3 else None
@@ -83,12 +94,16 @@ def computes(rank: int, ranks: int, folder: str) -> list[tuple[bool, int, int, i
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_outputs_equal_resident_weights_bit_by_bit(ranks: int, tmp_path: Path) -> None:
-    """Over shapes, policies, aborted forwards and ranks; each rank holds its layers and its windows, and no more."""
+    """Over shapes, policies, aborted forwards and ranks; each rank holds its layers and its windows, and no more.
+
+    Some series share only some layers of a stack.
+    """
     by_rank = run_replicas(ranks, computes, ranks, str(tmp_path))
     for rank, told in enumerate(by_rank):
-        for (num_layers, start, _, _), (equal, owned, window_bytes, windows) in zip(SHAPES, told, strict=True):
+        for (num_layers, start, _, _, layers), (equal, owned, window_bytes, windows) in zip(SHAPES, told, strict=True):
             assert equal
-            mine = sum(source_rank(start + position, ranks) == rank for position in range(num_layers))
+            count = len(layers or range(num_layers))
+            mine = sum(source_rank(start + position, ranks) == rank for position in range(count))
             assert owned == mine * (LAYER_BYTES + TAG_BYTES)
             assert window_bytes == windows * (LAYER_BYTES + TAG_BYTES)
     assert list(tmp_path.iterdir()) == []

@@ -49,6 +49,22 @@ def launch(program: Program) -> None:
     program.mover.next = 0
 
 
+def test_a_graph_of_a_partial_series_is_replayed(tmp_path: Path) -> None:
+    """Every third layer is shared: eager steps, a capture and replays read the right layers, which errors name."""
+    durations = Durations.even(LAYERS, before=20_000, linear=30_000, transfer=200_000)
+    program = Program(SimulatedRig(SimulatedDevice()), tmp_path, durations, prefetch_step=2, start_layer=4, every=3)
+    program.eager(2)
+    program.capture()
+    for _ in range(2):
+        program.rig.pause(STEP)
+        with program.series.step():
+            program.series.announce_graph()
+            launch(program)
+    with pytest.raises(OrderError, match=r"layer 10: reached out of order; layer 4 comes next"):
+        program.series.reach(10)
+    finish(program, 4 * LAYERS)
+
+
 def test_a_graph_announced_in_a_marked_step_is_that_steps_replay(program: Program) -> None:
     """It is timed like any other, and eager steps before and after are as well."""
     program.eager(1)

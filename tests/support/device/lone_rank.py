@@ -101,6 +101,7 @@ class Program:
         ranks: int = 2,
         rank: int = 0,
         start_layer: int = 0,
+        every: int = 1,
         windows: str = "static",
         traced: bool = True,
         time_every: int | None = 1,
@@ -116,6 +117,7 @@ class Program:
             ranks: of the group.
             rank: this one.
             start_layer: absolute index of the first layer.
+            every: one layer in so many is shared; the others are resident, and no part of the program.
             windows: policy.
             traced: whether there is a recorder.
             time_every: how many steps there are for each timed one; None leaves it to the settings.
@@ -125,7 +127,7 @@ class Program:
         self.rig = rig
         self.durations = durations
         self.prefetch_step = prefetch_step
-        self.start_layer = start_layer
+        self.start_layer, self.every = start_layer, every
         generator = torch.Generator().manual_seed(0)
         self.weights = [torch.randn(rig.width, rig.width, generator=generator).to(rig.memory) for _ in range(layers)]
         contents = [weight.view(-1).view(torch.uint8) for weight in self.weights]
@@ -138,7 +140,8 @@ class Program:
             "s",
             RankGroup(tuple(range(ranks)), rank),
             start_layer,
-            start_layer + layers,
+            start_layer + layers * every,
+            layers=range(start_layer, start_layer + layers * every, every),
             prefetch_step=prefetch_step,
             windows=windows,
             transport=self.transport,
@@ -150,7 +153,7 @@ class Program:
         self.layers: list[nn.Linear] = []
         for position, weight in enumerate(self.weights):
             linear = nn.Linear(rig.width, rig.width, bias=False, device=rig.memory)
-            self.series.register(start_layer + position, linear)
+            self.series.register(self.layer(position), linear)
             loader = getattr(linear.weight, "weight_loader", None)
             if loader is None:
                 linear.weight.data.copy_(weight)
@@ -176,6 +179,10 @@ class Program:
         mover.describe(self.start_layer, ranks)
         return mover, DeviceTransport(self.rig.device, mover, len(self.contents))
 
+    def layer(self, position: int) -> int:
+        """Return the absolute index of the layer at a position."""
+        return self.start_layer + self.every * position
+
     @property
     def waits_per_step(self) -> int:
         """Waits of one step that are for another rank's layer."""
@@ -188,13 +195,13 @@ class Program:
             if position == stop_at:
                 raise ForwardDiedError
             asked_ns, moving_ns = host_ns(), self.mover.launch_ns
-            self.series.reach(self.start_layer + position)
+            self.series.reach(self.layer(position))
             self.launch_ns += host_ns() - asked_ns - (self.mover.launch_ns - moving_ns)
             self.rig.compute(Task(BEFORE, position), self.durations.before[position])
             if pause_ns:
                 self.rig.pause(pause_ns)
             asked_ns = host_ns()
-            self.series.wait(self.start_layer + position)
+            self.series.wait(self.layer(position))
             waited_ns = host_ns() - asked_ns
             self.naive_ns += waited_ns
             self.launch_ns += waited_ns
