@@ -346,7 +346,11 @@ _DECLARED = (
         FactsRow,
         # The critical path is unknown if ranks of the group are not read, or their clocks are not aligned. The ranks of
         # a pull series have none in common.
-        lambda row: row.excess_share if row.facts.recent.path_steps and row.facts.info.lockstep else None,
+        lambda row: (
+            row.excess_share
+            if row.facts.recent.path_steps and row.facts.info.lockstep and len(row.facts.info.group_ranks) > 1
+            else None
+        ),
         "Excess compute of the straggler on the critical path, as a share of step time; 0 for all other ranks.",
     ),
     Metric(

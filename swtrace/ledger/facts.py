@@ -219,6 +219,11 @@ class StepFacts(_LazyFacts):
         return facts
 
     @property
+    def shared(self) -> bool:
+        """Whether the layers are shared, and not only observed."""
+        return all(info is None or info.shared for info in self.infos)
+
+    @property
     def only_rank(self) -> RankKey | None:
         """The rank whose step this is, in a pull series; None if all ranks run the step together."""
         return None if self.of_rank is None else self.ranks[self.of_rank]
@@ -232,6 +237,15 @@ class StepFacts(_LazyFacts):
     def duration_ns(self) -> Nanoseconds:
         """``[rank]``: forward begin to forward end; 0 where the step record is missing."""
         return np.where(self.ended, self.end_ns - self.begin_ns, 0)
+
+    @property
+    def layer_ns(self) -> Nanoseconds:
+        """``[rank, position]``: of an observed series, the time from a layer's reach to the next layer's.
+
+        0 for the last layer, after which the step goes on, and where a record is missing.
+        """
+        known = self.present[:, :-1] & self.present[:, 1:]
+        return np.pad(np.where(known, np.diff(self.issued_ns, axis=1), 0), ((0, 0), (0, 1)))
 
     @property
     def aborted(self) -> bool:

@@ -563,8 +563,10 @@ class Ledger:
                     totals=totals[place],
                     recent=recent[member.info.rank_in_group],
                     last_step=series.latest.step(place),
-                    last_stall_ns=series.latest.stall_ns(place),
-                    effective_prefetch_step=series.latest.effective_prefetch_step(place),
+                    last_stall_ns=series.latest.stall_ns(place) if member.info.shared else None,
+                    effective_prefetch_step=series.latest.effective_prefetch_step(place)
+                    if member.info.shared
+                    else None,
                     last_record=series.totals.last_step(place),
                 )
                 for place, member in sorted(series.members.items())

@@ -40,9 +40,10 @@ def compute(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:
     whole = [step for step in steps if step.whole.any()]
     if not whole or whole[0].issued_ns.shape[1] < 2:  # noqa: PLR2004 - a single layer has no next one
         return None
+    took = np.concatenate([step.layer_ns[step.whole, :-1] for step in whole])
     reached = np.concatenate([step.issued_ns[step.whole] for step in whole])
     begun = np.concatenate([step.wait_begin_ns[step.whole] for step in whole])
-    of_layer = np.median(np.diff(reached, axis=1), axis=0)
+    of_layer = np.median(took, axis=0)
     typical, longest = float(np.median(of_layer)), float(of_layer.max())
     layer = facts.ranks[0].info.layers[int(of_layer.argmax())]
     numbers = {"layer_ns": typical, "longest_layer_ns": longest}

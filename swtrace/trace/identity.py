@@ -166,6 +166,13 @@ class SeriesInfo:
         return extent(self.layers, self.start_layer, self.stack_layers)
 
     @property
+    def sharing(self) -> str:
+        """How the layers are shared, in words: ``prefetch step 1, static windows, gloo``; or that they are not."""
+        if not self.shared:
+            return "observed, not shared"
+        return f"prefetch step {self.prefetch_step}, {self.windows} windows, {self.transport}"
+
+    @property
     def lockstep(self) -> bool:
         """Whether all ranks of the group run the same steps.
 
@@ -194,5 +201,7 @@ class SeriesInfo:
         return self.num_layers * self.layer_bytes
 
     def source(self, position: int) -> int:
-        """Return the group rank that stores the layer at ``position``."""
+        """Return the group rank that stores the layer at ``position``; in an observed series this rank, as all do."""
+        if not self.shared:
+            return self.rank_in_group
         return (self.start_layer + position) % len(self.group_ranks)
