@@ -101,8 +101,8 @@ class Session(Closing):
         """Return the sums over the selected waits.
 
         Raises:
-            EmptySelectionError: no recorded step is selected, or no recorded series is shared. Without a wait that could
-                stall, any figure would look as if all was hidden.
+            EmptySelectionError: no recorded step is selected, or no recorded series is shared. Without a wait that
+                could stall, any figure would look as if all was hidden.
         """
         recent = self.sums(**selection)
         series = self.facts().series
