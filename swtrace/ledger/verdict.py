@@ -93,7 +93,6 @@ def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
         regular = [step for step in whole if not step.aborted]
         found = [
             _straggler(facts),
-            _entry(facts, regular),
             observed.compute(facts, regular),
             *found,
             caveats.unwaited(facts),
@@ -309,7 +308,7 @@ def _entry(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:
     duration = float(np.median([step.duration_ns.max() for step in complete]))
     rank, lateness = int(late.argmax()), float(late.max())
     held = sum(int(step.cause_ns[CAUSES.index(Cause.ENTRY_SKEW)].sum()) for step in complete)
-    if lateness < _ENTRY_SHARE * duration or (held <= 0 and facts.shared):
+    if lateness < _ENTRY_SHARE * duration or held <= 0:
         return None
     clocks = facts.clock_numbers()
     bound_ns = max(int(_bounds_ns(step, clocks, rank)[step.arrival_ns.argmin()]) for step in complete)

@@ -18,6 +18,7 @@ from swtrace.series import operations
 from swtrace.series.agreement import TracingOutcome, never_registered
 from swtrace.series.circle import Batch, Circle
 from swtrace.series.constants import SeriesConstants
+from swtrace.series.group import RankGroup
 from swtrace.series.keeping import Keeper
 from swtrace.series.loading import Landing, PendingLayer, return_freed
 from swtrace.series.operations import TRACED, records_operations
@@ -135,11 +136,15 @@ class Series:
         """
         self.name = name
         self._settings = settings = settings or Settings.from_environment()
+        ranks = tuple(group.ranks if run_ranks is None else run_ranks)
         observed = settings.share.observes
+        if observed and pulls(group, settings):  # ranks that run steps of their own cannot be compared
+            ranks = ranks[group.rank_in_group :][:1]
+            group = RankGroup(ranks, 0)
         self._constants = constants = SeriesConstants(
             name=name,
             group=group,
-            ranks=tuple(group.ranks if run_ranks is None else run_ranks),
+            ranks=ranks,
             start_layer=start_layer,
             stack_layers=end_layer - start_layer,
             layers=tuple(range(start_layer, end_layer) if layers is None else map(int, layers)),
