@@ -31,7 +31,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swtrace.series.plan import source_rank
+from swtrace.placement import source_rank
 from tests.support.ranks import Rank, fork_server, ranks
 
 if TYPE_CHECKING:

@@ -75,6 +75,10 @@ class RecordingFormatError(TraceError):
     """A file is not a recording, is damaged, or was written by an unknown version."""
 
 
+class ProfileError(SwtraceError):
+    """A profile of ``swtrace probe`` cannot be read or written."""
+
+
 class SeriesError(SwtraceError):
     """Base of errors in the series runtime. The message names series, layer and rank."""
 

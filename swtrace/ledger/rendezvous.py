@@ -129,8 +129,8 @@ class Rendezvous:
     def last_issue_at(self, position: int, issued_ns: _Int) -> _Int:
         """Return the last issue of one position's broadcast, ``[rank]``, from all ranks' issues, ``[rank]``."""
         if self._needed is None:
-            return np.full(self._ranks, issued_ns.max())
-        return np.asarray(issued_ns[self._needed[:, position]].max(axis=1), np.int64)
+            return np.broadcast_to(issued_ns.max(axis=-1, keepdims=True), issued_ns.shape)
+        return np.asarray(issued_ns[..., self._needed[:, position]].max(axis=-1))
 
 
 def _needed_of_source(ranks: int) -> _Int:

@@ -2,13 +2,13 @@
 
 Every sentence is a :class:`Finding` with advice and the numbers behind it. A finding never goes beyond the facts. It
 gives a cause only for attributed waits and calls a rank the straggler only if the ledger does. It proposes another
-prefetch step only if the replay (:mod:`swtrace.ledger.what_if`) reproduces what was measured.
+prefetch step only if the planner (:mod:`swtrace.ledger.planning.planner`) predicts steps that it had not seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,8 +19,8 @@ from swtrace.ledger import caveats, observed
 from swtrace.ledger.channel import SERIAL
 from swtrace.ledger.facts import CAUSES, Cause, Outcome, SeriesFacts, SeriesRankFacts, StepFacts
 from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
+from swtrace.ledger.planning.planner import Planner
 from swtrace.ledger.readers import readers
-from swtrace.ledger.what_if import what_if
 from swtrace.trace.identity import RankKey
 from swtrace.units import milliseconds
 
@@ -30,6 +30,8 @@ _LATE_SHARE = 0.6
 _ENTRY_SHARE = 0.05
 _TIGHT = 1.1
 """Transfer and compute that differ by a smaller factor count as equal."""
+PREDICTED_FROM = 26
+"""Newest steps from which the planner predicts another prefetch step; a verdict must not take long."""
 _FURTHER = 3
 """How many prefetch steps above the configured one are replayed."""
 _WORTH = 0.8
@@ -428,48 +430,53 @@ def _busy_ns(step: StepFacts) -> float:
 
 
 def _other_prefetch_step(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:
-    """Replay the steps with larger prefetch steps. Propose the first that hides, or else the best if it is worth it."""
+    """Predict larger prefetch steps. Propose the first that hides, or else the best if it is worth it."""
     info = facts.ranks[0].info
     worst = max((rank.recent.stall_ratio or 0.0 for rank in facts.ranks), default=0.0)
-    if worst < HIDDEN_BELOW:
+    planner = Planner.of(steps[-PREDICTED_FROM:]) if worst >= HIDDEN_BELOW else None
+    if planner is None:
         return None
     k = info.prefetch_step
     tried = []
     for other in range(k + 1, min(k + _FURTHER, info.num_layers - 2) + 1):
-        replayed = what_if(steps, other)
-        if replayed is None or not replayed.fits:
+        predicted = planner.forecast(replace(planner.measured.candidate, prefetch_step=other))
+        if isinstance(predicted, str):
             return None
-        tried.append(replayed)
-        if replayed.other.stall_ratio < HIDDEN_BELOW:
+        tried.append((other, predicted))
+        if predicted.stall_ratio.value < HIDDEN_BELOW:
             break
     if not tried:
         return None
-    best = min(tried, key=lambda each: (round(each.other.stall_ratio, 2), each.other.prefetch_step))
-    exposed, left = best.real.stall_per_step_ns, best.other.stall_per_step_ns
+    other, best = min(tried, key=lambda each: (round(each[1].stall_ratio.value, 2), each[0]))
+    exposed, left = planner.measured.stall_ns, best.stall_ns
     numbers = {
-        "prefetch_step": float(best.other.prefetch_step),
-        "stall_ns_per_step": left,
-        "stall_ratio": best.other.stall_ratio,
-        "slack_ns_per_wait": best.other.slack_per_wait_ns,
-        "replayed_steps": float(len(best.other.stall_ns)),
+        "prefetch_step": float(other),
+        "stall_ns_per_step": left.value,
+        "stall_ns_per_step_low": left.low,
+        "stall_ns_per_step_high": left.high,
+        "stall_ratio": best.stall_ratio.value,
+        "slack_ns_per_wait": best.slack_per_wait_ns,
+        "replayed_steps": float(planner.measured.steps),
     }
-    replay = f"from a replay of the last {units.counted(len(best.other.stall_ns), 'step')}"
-    if left > _WORTH * exposed:
+    source = f"predicted from the last {units.counted(planner.measured.steps, 'step')}"
+    would = f"{milliseconds(left.value)} ({milliseconds(left.low)} to {milliseconds(left.high)}"
+    if left.value > _WORTH * exposed:
         return Finding(
             "prefetch_step_no_help",
             Level.NOTE,
             f"{_on(steps)}k={k} leaves {milliseconds(exposed)} per step exposed, and a larger prefetch step would not "
-            f"help: k={best.other.prefetch_step} would leave {milliseconds(left)} ({replay}).",
+            f"help: k={other} would leave {would}; {source}).",
             numbers,
+            advice="`swtrace plan` says what sharing fewer layers would give.",
         )
     return Finding(
         "prefetch_step",
         Level.WARNING,
-        f"{_on(steps)}k={k} leaves {milliseconds(exposed)} per step exposed; k={best.other.prefetch_step} would leave "
-        f"{milliseconds(left)} ({units.ratio(best.other.stall_ratio)} of step time), with "
-        f"{milliseconds(best.other.slack_per_wait_ns)} of slack per wait ({replay}).",
+        f"{_on(steps)}k={k} leaves {milliseconds(exposed)} per step exposed; k={other} would leave {would}; "
+        f"{units.ratio(best.stall_ratio.value)} of step time), with {milliseconds(best.slack_per_wait_ns)} of slack "
+        f"per wait ({source}).",
         numbers,
-        advice=f"Set SWTRACE_PREFETCH_STEP={best.other.prefetch_step}; each step ahead takes one more window.",
+        advice=f"Set SWTRACE_PREFETCH_STEP={other}; each step ahead takes one more window.",
     )
 
 

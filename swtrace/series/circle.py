@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn
 
 import torch
 
+from swtrace import placement
 from swtrace.errors import OrderError, PeerLostError, StaleWindowError
-from swtrace.series import plan
 from swtrace.series.operations import run_outside
 from swtrace.series.transport import Observer
 from swtrace.trace.schema import Clock, Phase, StepFlag
@@ -109,7 +109,7 @@ class Circle(Generic[Observer]):
         self._num_layers = count
         self._indexes = tuple(layer.layer_idx for layer in layers)
         self._positions = {layer.layer_idx: layer.position for layer in layers}
-        self._targets = tuple(layers[plan.prefetch_target(p, prefetch_step, count)] for p in range(count))
+        self._targets = tuple(layers[placement.prefetch_target(p, prefetch_step, count)] for p in range(count))
         """``[reach position]``: the layer whose broadcast starts there."""
         self._windows = windows
         self._rolling = rolling

@@ -6,8 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from swtrace import placement
 from swtrace.errors import RegistrationError, SettingsError
-from swtrace.series import plan
 from swtrace.trace.schema import MAX_GROUP, MAX_POSITIONS
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class SeriesConstants:
         """Return the group rank that stores a layer: this one if the series is only observed, so that all do."""
         if self.observed:
             return self.group.rank_in_group
-        return plan.source_rank(self.start_layer + self.layers.index(layer_idx), self.group.world_size)
+        return placement.source_rank(self.start_layer + self.layers.index(layer_idx), self.group.world_size)
 
     def owns(self, layer_idx: int) -> bool:
         """Return whether this rank stores the layer."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.autograd.graph import increment_version
 
-from swtrace.series import plan
+from swtrace import placement
 from swtrace.series.payload import PayloadLayout, new_buffer, payload_tensors, version_of
 
 if TYPE_CHECKING:
@@ -185,8 +185,8 @@ class WindowPool:
     def __init__(self, policy: str, num_layers: int, prefetch_step: int, owned: frozenset[int]) -> None:
         self.rolling = policy == "rolling"
         self._prefetch_step = prefetch_step
-        self._static = () if self.rolling else plan.static_windows(num_layers, prefetch_step, owned)
-        self.count = plan.rolling_window_count(prefetch_step) if self.rolling else max(self._static) + 1
+        self._static = () if self.rolling else placement.static_windows(num_layers, prefetch_step, owned)
+        self.count = placement.rolling_window_count(prefetch_step) if self.rolling else max(self._static) + 1
         self._windows: list[Window | None] = [None] * self.count
 
     def landing(self, position: int) -> int:

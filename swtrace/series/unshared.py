@@ -25,7 +25,7 @@ from swtrace.series.device.device_transport import DeviceTransport
 from swtrace.series.journal import Journal, RecordingJournal
 from swtrace.series.payload import payload_tensors
 from swtrace.series.transport import Observer
-from swtrace.trace.identity import UNSHARED
+from swtrace.share import NONE
 from swtrace.trace.schema import Clock, Observed
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class ObservedDeviceCircle(_LenientCircle["TransferEvents"], DeviceCircle):
 class Unshared:
     """The transport of an observed series on the host. It moves nothing, and needs no communicator of its own."""
 
-    name = UNSHARED
+    name = NONE
     rendezvous = "source"
     queue = "receiver"
     clock = Clock.HOST
@@ -148,7 +148,7 @@ class UnsharedOnDevice(DeviceTransport):
 class _Still:
     """A mover that moves nothing."""
 
-    name = UNSHARED
+    name = NONE
     rendezvous = "source"
 
     def __init__(self, group: Group) -> None:

@@ -7,11 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple, Self
 from urllib.parse import unquote
 
-from swtrace.share import extent
+from swtrace.share import NONE, extent
 from swtrace.trace.clocks import clock_name
-
-UNSHARED = "none"
-"""The transport of a series that is only observed: every rank keeps every layer, and nothing moves."""
 
 
 class RankKey(NamedTuple):
@@ -125,7 +122,7 @@ class SeriesInfo:
     """Global ranks of the group, in group order: ``group_ranks[group rank] = global rank``."""
     rank_in_group: int
     transport: str
-    """``gloo``, ``nccl``, ``ideal``, ``pull``, ...; ``none`` (:data:`UNSHARED`) if the series is only observed."""
+    """``gloo``, ``nccl``, ``ideal``, ``pull``, ...; ``none`` (:data:`swtrace.share.NONE`) if the series is only observed."""
     rendezvous: str
     """Who must have issued an operation before its data can move: ``source`` (the source and the receiver), ``tree``
     (these and the ranks on the way: gloo), ``group`` (all ranks, in collectives that need everyone) or ``receiver``
@@ -153,7 +150,7 @@ class SeriesInfo:
     @property
     def shared(self) -> bool:
         """Whether the layers are shared. Otherwise the series is observed: each rank stores all of them."""
-        return self.transport != UNSHARED
+        return self.transport != NONE
 
     @property
     def num_layers(self) -> int:

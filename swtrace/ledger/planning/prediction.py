@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from swtrace.plan_file import CONFIDENCE, Interval
 from swtrace.share import Share
 
-CONFIDENCE = 0.9
-"""Share of outcomes that an :class:`Interval` is made to cover."""
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A predicted figure, and the range that :data:`CONFIDENCE` of all outcomes fall into."""
-
-    value: float
-    low: float
-    high: float
+__all__ = ["CONFIDENCE", "Candidate", "Interval", "Prediction"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from swtrace.errors import SwtraceError
+from swtrace.placement import source_rank
 from swtrace.series import RankGroup, Series
-from swtrace.series.plan import source_rank
 from swtrace.settings import Settings
 from tests.support.patience import eventually
 from tests.support.ranks import Rank, RankFailedError, run_ranks

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import StepFacts
+from swtrace.placement import source_rank
 from swtrace.series import RankGroup, Series
 from swtrace.series.device.device_transport import DeviceTransport
-from swtrace.series.plan import source_rank
 from swtrace.series.transport import MovedLayer
 from swtrace.trace.identity import RankIdentity
 from swtrace.trace.recorder import Recorder

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swtrace.series import plan
+from swtrace import placement
 
 
 def owned_positions(start_layer: int, num_layers: int, world_size: int, rank: int) -> frozenset[int]:
     """Return the positions that group rank ``rank`` owns."""
-    return frozenset(p for p in range(num_layers) if plan.source_rank(start_layer + p, world_size) == rank)
+    return frozenset(p for p in range(num_layers) if placement.source_rank(start_layer + p, world_size) == rank)
 
 
 def full_window_count(num_layers: int, prefetch_step: int) -> int:
@@ -54,7 +54,7 @@ def fewest_windows(positions: list[int], num_layers: int, prefetch_step: int) ->
 
 
 def assert_sound(windows: tuple[int, ...], num_layers: int, prefetch_step: int, owned: frozenset[int]) -> None:
-    assert [p for p in range(num_layers) if windows[p] == plan.OWNED] == sorted(owned)
+    assert [p for p in range(num_layers) if windows[p] == placement.OWNED] == sorted(owned)
     for a, b in combinations([p for p in range(num_layers) if p not in owned], 2):
         if windows[a] == windows[b]:
             assert not in_conflict(a, b, num_layers, prefetch_step), (num_layers, prefetch_step, owned, windows)
@@ -62,7 +62,7 @@ def assert_sound(windows: tuple[int, ...], num_layers: int, prefetch_step: int, 
 
 def test_layers_go_round_the_group_by_their_absolute_index() -> None:
     """The source of a layer is its absolute index modulo the group's size, wherever the series starts."""
-    assert [plan.source_rank(layer, 3) for layer in range(5, 10)] == [2, 0, 1, 2, 0]
+    assert [placement.source_rank(layer, 3) for layer in range(5, 10)] == [2, 0, 1, 2, 0]
     assert owned_positions(5, 5, 3, 0) == {1, 4}
 
 
@@ -75,11 +75,11 @@ def test_the_next_layer_is_counted_in_positions(start_layer: int, prefetch_step:
     """
     num_layers = 4
     for layer in range(start_layer, start_layer + num_layers):
-        target = plan.prefetch_target(layer - start_layer, prefetch_step, num_layers)
+        target = placement.prefetch_target(layer - start_layer, prefetch_step, num_layers)
         assert (target - (layer - start_layer)) % num_layers == prefetch_step
     if start_layer % num_layers and prefetch_step:
         absolute = [(layer + prefetch_step) % num_layers for layer in range(start_layer, start_layer + num_layers)]
-        assert absolute != [plan.prefetch_target(p, prefetch_step, num_layers) for p in range(num_layers)]
+        assert absolute != [placement.prefetch_target(p, prefetch_step, num_layers) for p in range(num_layers)]
 
 
 def test_static_windows_are_as_few_as_can_be() -> None:
@@ -89,7 +89,7 @@ def test_static_windows_are_as_few_as_can_be() -> None:
             for world_size in range(2, 9):
                 for rank in range(world_size):
                     owned = owned_positions(0, num_layers, world_size, rank)
-                    windows = plan.static_windows(num_layers, prefetch_step, owned)
+                    windows = placement.static_windows(num_layers, prefetch_step, owned)
                     assert_sound(windows, num_layers, prefetch_step, owned)
                     wanted = [p for p in range(num_layers) if p not in owned]
                     assert max(windows) + 1 == fewest_windows(wanted, num_layers, prefetch_step)
@@ -101,7 +101,7 @@ def test_static_windows_are_as_few_as_can_be_for_any_owner(num_layers: int) -> N
     for prefetch_step in range(num_layers - 1):
         for chosen in product((False, True), repeat=num_layers):
             owned = frozenset(compress(range(num_layers), chosen))
-            windows = plan.static_windows(num_layers, prefetch_step, owned)
+            windows = placement.static_windows(num_layers, prefetch_step, owned)
             assert_sound(windows, num_layers, prefetch_step, owned)
             wanted = [p for p in range(num_layers) if p not in owned]
             assert max(windows) + 1 == fewest_windows(wanted, num_layers, prefetch_step)
@@ -110,7 +110,7 @@ def test_static_windows_are_as_few_as_can_be_for_any_owner(num_layers: int) -> N
 def test_static_windows_may_serve_layers_in_an_uneven_order() -> None:
     """12 layers of which 8 need a window, with k = 3, take 3 windows: two serve 3 layers, one serves 2."""
     owned = frozenset({0, 2, 6, 8})
-    windows = plan.static_windows(12, 3, owned)
+    windows = placement.static_windows(12, 3, owned)
     assert_sound(windows, 12, 3, owned)
     assert sorted(Counter(windows[p] for p in range(12) if p not in owned).values()) == [2, 3, 3]
 
@@ -118,7 +118,7 @@ def test_static_windows_may_serve_layers_in_an_uneven_order() -> None:
 def test_static_windows_of_one_rank_serve_unequal_numbers_of_layers() -> None:
     """Of 18 layers on 4 ranks with k = 5, rank 1 needs 5 windows for 13 layers: three serve 3, two serve 2."""
     owned = owned_positions(0, 18, 4, 1)
-    windows = plan.static_windows(18, 5, owned)
+    windows = placement.static_windows(18, 5, owned)
     assert_sound(windows, 18, 5, owned)
     assert sorted(Counter(windows[p] for p in range(18) if p not in owned).values()) == [2, 2, 3, 3, 3]
 
@@ -127,7 +127,7 @@ def test_static_windows_of_a_rank_that_owns_nothing_follow_the_formula() -> None
     """Without owned layers the count is ceil(L / floor(L / (k + 1))), for L up to 32, 61 and 80, k below 20."""
     for num_layers in (*range(2, 33), 61, 80):
         for prefetch_step in range(min(20, num_layers - 1)):
-            windows = plan.static_windows(num_layers, prefetch_step, frozenset())
+            windows = placement.static_windows(num_layers, prefetch_step, frozenset())
             assert max(windows) + 1 == full_window_count(num_layers, prefetch_step)
 
 
@@ -141,7 +141,7 @@ def test_owning_layers_never_costs_windows(data: st.DataObject) -> None:
     owned = owned_positions(
         data.draw(st.integers(0, 9)), num_layers, world_size, data.draw(st.integers(0, world_size - 1))
     )
-    windows = plan.static_windows(num_layers, prefetch_step, owned)
+    windows = placement.static_windows(num_layers, prefetch_step, owned)
     assert_sound(windows, num_layers, prefetch_step, owned)
     assert max(windows) + 1 <= full_window_count(num_layers, prefetch_step)
 
@@ -152,11 +152,13 @@ def test_modulo_windows_would_collide_at_the_wrap() -> None:
     by_modulo = [position % (prefetch_step + 1) for position in range(num_layers)]
     assert by_modulo[3] == by_modulo[0]
     assert in_conflict(3, 0, num_layers, prefetch_step)
-    assert_sound(plan.static_windows(num_layers, prefetch_step, frozenset()), num_layers, prefetch_step, frozenset())
+    assert_sound(
+        placement.static_windows(num_layers, prefetch_step, frozenset()), num_layers, prefetch_step, frozenset()
+    )
 
 
 def test_a_known_model_needs_two_windows() -> None:
     """61 layers on 8 ranks with k = 1 take 2 windows on every rank, one less than if none of them were owned."""
-    counts = {max(plan.static_windows(61, 1, owned_positions(0, 61, 8, rank))) + 1 for rank in range(8)}
+    counts = {max(placement.static_windows(61, 1, owned_positions(0, 61, 8, rank))) + 1 for rank in range(8)}
     assert counts == {2}
     assert full_window_count(61, 1) == 3

@@ -1,0 +1,417 @@
+"""The planner: what sharing a linear under other settings would cost and save, from measured steps of one series.
+
+A prediction is what was measured, plus the difference between two replays of the same steps: one under the candidate's
+settings, one under the run's own (:mod:`~swtrace.ledger.planning.replay`). So an error that both replays make cancels.
+
+Its interval has three parts, which add up as squares: how much the mean of steps varies from run to run; what the
+planner missed when it predicted steps that it had not seen; and a share of the predicted difference, because the model
+is the less certain the more it changes. :data:`DRIFT` and :data:`DOUBT` are calibrated on runs that were predicted and
+then carried out; ``docs/planning.md`` has the figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from swtrace.ledger.facts import StepFacts
+from swtrace.ledger.planning.prediction import Candidate, Interval, Prediction
+from swtrace.ledger.planning.replay import Replayed, Settings, alone, replay
+from swtrace.ledger.planning.workload import MOST_CONTENTION, Workload, consecutive, measure
+from swtrace.ledger.rendezvous import RECEIVER, TREE
+from swtrace.placement import OWNED, rolling_window_count, source_rank, static_windows
+from swtrace.profile import BROADCAST, PULL, Profile, Timing
+from swtrace.share import NONE, Share
+from swtrace.trace.identity import SeriesInfo
+
+_Float = npt.NDArray[np.float64]
+
+FEWEST_STEPS = 8
+"""Fewest consecutive steps to plan from."""
+MOST_STEPS = 64
+"""Newest consecutive steps to plan from; more take longer and say little more."""
+HELD_OUT_STEP = 0.1
+"""If the step time of held-out steps is missed by more than this share, nothing is predicted ..."""
+HELD_OUT_STALL = 0.1
+"""... nor if their stall ratio is missed by more than this."""
+DRIFT = 0.012
+"""Standard deviation of the mean step time between two equal runs of the same minute, as a share of it."""
+DOUBT = 0.25
+"""Standard deviation of a predicted change, as a share of the change."""
+_MOVES = {BROADCAST: "broadcast", PULL: "copy"}
+_NORMAL = 1.645
+"""Standard deviations on both sides of a normal distribution's mean that hold 90 % of it."""
+OVERHEAD_NS = {BROADCAST: 60_000.0, PULL: 12_000.0}
+"""What sharing a layer costs its rank's forward besides stalls, mostly the call that issues a transfer, if no profile
+says it: by broadcast with gloo, and by pull, on a server's cores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What was measured."""
+
+    candidate: Candidate
+    """The settings of the run; share none if its linears were only observed."""
+    step_ns: float
+    """Mean time of a step, on the rank with the longest."""
+    stall_ratio: float
+    """Stall as a share of step time, on the most stalled rank."""
+    stall_ns: float
+    """Mean stall per step of the most stalled rank."""
+    memory_bytes: int
+    steps: int
+    """Steps of each rank that the planner replays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a candidate would cost."""
+
+    step_ns: Interval
+    stall_ratio: Interval
+    stall_ns: Interval
+    """Mean per step, on the most stalled rank."""
+    slack_per_wait_ns: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Channel:
+    """How transfers and compute slow each other down (:class:`~swtrace.ledger.planning.replay.Settings`)."""
+
+    contention: _Float
+    slowdown: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """Means over steps, of all ranks of the group, in ns."""
+
+    step_ns: _Float
+    stall_ns: _Float
+    slack_per_wait_ns: float
+
+    @classmethod
+    def of(cls, parts: Iterable[Replayed]) -> _Means:
+        parts = list(parts)
+        return cls(
+            np.concatenate([part.step_ns.mean(axis=0) for part in parts]),
+            np.concatenate([part.stall_ns.mean(axis=0) for part in parts]),
+            sum(float(part.slack_ns.sum()) for part in parts) / max(1, sum(part.waits for part in parts)),
+        )
+
+
+class Planner:
+    """Predicts the cost of other settings for one series."""
+
+    def __init__(
+        self, info: SeriesInfo, workloads: Sequence[Workload], profile: Profile | None, scale_compute: float
+    ) -> None:
+        """See :meth:`of`."""
+        self._info, self._workloads, self._profile, self._scale = info, tuple(workloads), profile, scale_compute
+        step = np.concatenate([each.step_ns.mean(axis=0) for each in workloads])
+        stall = np.concatenate([each.stall_ns.mean(axis=0) for each in workloads])
+        self._step, self._stall = step, stall
+        self._own = _own_settings(info)
+        self.measured = Baseline(
+            candidate=self._own,
+            step_ns=float(step.max()),
+            stall_ratio=float((stall / step).max()),
+            stall_ns=float(stall.max()),
+            memory_bytes=memory_bytes(info, self._own),
+            steps=min(each.steps for each in workloads),
+        )
+
+    @classmethod
+    def of(
+        cls,
+        steps: Sequence[StepFacts],
+        profile: Profile | None = None,
+        *,
+        scale_compute: float = 1.0,
+        most: int = MOST_STEPS,
+    ) -> Planner | None:
+        """Calibrate a planner.
+
+        Args:
+            steps: Finished steps of one series, oldest first.
+            profile: How long transfers take, for what the steps do not show.
+            scale_compute: Predict for computes that take this many times as long, for example with another batch.
+            most: Use at most this many steps of each rank, the newest.
+
+        Returns:
+            None if there are fewer than :data:`FEWEST_STEPS` consecutive steps that are complete, with every
+            transfer attributed.
+        """
+        by_rank: dict[int | None, list[StepFacts]] = {}
+        for step in steps:
+            by_rank.setdefault(step.of_rank, []).append(step)
+        runs = [run for of_rank in by_rank.values() if len(run := consecutive(of_rank)[-(most + 1) :]) > FEWEST_STEPS]
+        infos = [next((info for info in run[0].infos if info is not None), None) for run in runs]
+        if not infos or infos[0] is None:
+            return None
+        info = infos[0]
+        overhead = _overhead_ns(_family(info), profile, info.layer_bytes)
+        workloads = [measure(run, info, overhead_ns=overhead) for run in runs]
+        return cls(info, workloads, profile, scale_compute)
+
+    # ---- predictions -------------------------------------------------------------------------
+
+    def predict(self, candidate: Candidate) -> Prediction:
+        """Predict what a candidate would cost and save; a refusal in words if that is not known."""
+        info = self._info
+        memory = memory_bytes(info, candidate)
+        found = self.forecast(candidate)
+        known = not isinstance(found, str)
+        return Prediction(
+            candidate,
+            shared_layers=len(self._layers(candidate.share)),
+            stack_layers=info.stack_layers,
+            memory_bytes=memory,
+            saved_bytes=info.stack_layers * info.layer_bytes - memory,
+            step_ns=found.step_ns if known else None,
+            stall_ratio=found.stall_ratio if known else None,
+            refusal="" if known else found,
+        )
+
+    def forecast(self, candidate: Candidate) -> Forecast | str:
+        """Predict what a candidate would cost; or say why that is not known."""
+        refusal = self._refusal(candidate, self._layers(candidate.share)) or self.held_out
+        if refusal:
+            return refusal
+        found, own, measured = self._replay(candidate), self._replayed_own, self.measured
+        # An error that both replays make cancels.
+        step = float((found.step_ns + (self._step - own.step_ns)).max())
+        stall = np.maximum(0.0, found.stall_ns + (self._stall - own.stall_ns))
+        ratio = float((stall / (found.step_ns + (self._step - own.step_ns))).max())
+        missed_step, missed_ratio = self._missed
+        spread = step * _spread(self._noise, DRIFT, missed_step, DOUBT * (step - measured.step_ns) / step)
+        around = _spread(DRIFT / 2, missed_ratio, DOUBT * (ratio - measured.stall_ratio))
+        if not candidate.share.layers(self._info.start_layer, self._info.start_layer + self._info.stack_layers):
+            around = 0.0  # nothing to wait for
+        stall_ratio = Interval(ratio, max(0.0, ratio - around), min(1.0, ratio + around))
+        return Forecast(
+            step_ns=Interval(step, max(0.0, step - spread), step + spread),
+            stall_ratio=stall_ratio,
+            stall_ns=stall_ratio.scaled(step),
+            slack_per_wait_ns=found.slack_per_wait_ns,
+        )
+
+    @cached_property
+    def _noise(self) -> float:
+        """Standard error of the mean step time, as a share of it, from the means of blocks of consecutive steps."""
+        errors = []
+        for workload in self._workloads:
+            longest = workload.step_ns[:, int(workload.step_ns.mean(axis=0).argmax())]
+            blocks = np.array([block.mean() for block in np.array_split(longest, min(8, len(longest) // 2))])
+            errors.append(float(blocks.std(ddof=1) / np.sqrt(len(blocks)) / longest.mean()))
+        return 2**0.5 * max(errors)  # of the run that is predicted, too
+
+    # ---- the guard ---------------------------------------------------------------------------
+
+    @cached_property
+    def held_out(self) -> str:
+        """Why nothing can be predicted: the planner misses steps of the run that it has not seen; empty if not."""
+        step, ratio = self._missed
+        if step > HELD_OUT_STEP:
+            return (
+                f"the model does not fit this run: it misses the step time of steps that it had not seen by {step:.0%}"
+            )
+        if ratio > HELD_OUT_STALL:
+            return (
+                "the model does not fit this run: it misses the stall ratio of steps that it had not seen by "
+                f"{100 * ratio:.0f} percentage points"
+            )
+        return ""
+
+    @cached_property
+    def _missed(self) -> tuple[float, float]:
+        """Predict the second half of the steps with the transfers of the first; return what is missed.
+
+        Step time as a share of it; stall ratio as a difference.
+        """
+        step = ratio = 0.0
+        for workload in self._workloads:
+            half = workload.steps // 2
+            unseen = workload.part(slice(workload.steps - half, None))
+            settings = self._settings_for(self._own, workload)
+            settings = replace(settings, moving=settings.moving[:half])
+            found = replay(unseen, settings)
+            truth, stalled = unseen.step_ns.mean(axis=0), unseen.stall_ns.mean(axis=0)
+            step = max(step, abs(float(found.step_ns.mean(axis=0).max() / truth.max()) - 1))
+            predicted = float((found.stall_ns.mean(axis=0) / found.step_ns.mean(axis=0)).max())
+            ratio = max(ratio, abs(predicted - float((stalled / truth).max())))
+        return step, ratio
+
+    # ---- replays -----------------------------------------------------------------------------
+
+    @cached_property
+    def _replayed_own(self) -> _Means:
+        return self._replay(self._own, scale=1.0)
+
+    def _replay(self, candidate: Candidate, scale: float | None = None) -> _Means:
+        scale = self._scale if scale is None else scale
+        return _Means.of(
+            replay(workload.scaled(scale), self._settings_for(candidate, workload)) for workload in self._workloads
+        )
+
+    def _settings_for(self, candidate: Candidate, workload: Workload) -> Settings:
+        info = self._info
+        layers = self._layers(candidate.share)
+        source = np.array([source_rank(info.start_layer + p, candidate.ranks) for p in range(len(layers))], np.int64)
+        family = candidate.transport
+        same = family == _family(info)
+        channel = self._channel(family, workload)
+        return Settings(
+            shared=layers,
+            source=source,
+            prefetch_step=candidate.prefetch_step,
+            rendezvous=info.rendezvous if same else RECEIVER if family == PULL else TREE,
+            queue=info.queue if same else RECEIVER,
+            moving=self._moving(family, workload, layers, source, channel),
+            overhead_ns=_overhead_ns(family, self._profile, info.layer_bytes),
+            contention=channel.contention,
+            slowdown=channel.slowdown,
+        )
+
+    def _channel(self, family: str, workload: Workload) -> _Channel:
+        """Return how transfers and compute slow each other down.
+
+        If the run had such transfers, their contention is known. A profile then says how much slower transfers get
+        with it; without one, as much as compute does. If it had none, all is from the profile.
+        """
+        probed = _probed(family, self._profile, self._info.layer_bytes)
+        if family != _family(self._info):
+            known = probed or _Channel(np.zeros(1), 0.0)
+            return replace(known, contention=np.full(len(workload.ranks), known.contention[0]))
+        mean = float(workload.contention.mean())
+        slowdown = mean
+        if probed is not None and probed.contention[0] > 0:
+            slowdown = probed.slowdown * min(1.0, mean / float(probed.contention[0]))
+        return _Channel(workload.contention, slowdown)
+
+    def _moving(
+        self,
+        family: str,
+        workload: Workload,
+        layers: Sequence[int],
+        source: npt.NDArray[np.int64],
+        channel: _Channel,
+    ) -> _Float:
+        """Return the time on the channel of each transfer while its receiver does not compute.
+
+        That of the nearest layer that the rank received in the same step; from the profile if it received none.
+        """
+        found = np.full((*workload.step_ns.shape, len(layers)), np.nan)
+        measured = workload.moving * alone(workload.computing, channel.slowdown)
+        for row, rank in enumerate(workload.ranks):
+            wanted = np.flatnonzero(source != rank)
+            if not wanted.size:
+                continue
+            if family != _family(self._info):
+                drawn = _drawn_ns(family, self._profile, self._info.layer_bytes, (workload.steps, len(wanted)))
+                found[:, row, wanted] = drawn
+                continue
+            received = np.flatnonzero(np.isfinite(measured[:, row]).any(axis=0))
+            places = np.asarray(workload.shared)[received]
+            nearest = received[np.abs(places - np.asarray(layers)[wanted, np.newaxis]).argmin(axis=1)]
+            found[:, row, wanted] = measured[:, row, nearest]
+        return found
+
+    def _layers(self, share: Share) -> tuple[int, ...]:
+        """Return shared layers, counted from the first of the stack."""
+        info = self._info
+        return tuple(
+            layer - info.start_layer for layer in share.layers(info.start_layer, info.start_layer + info.stack_layers)
+        )
+
+    def _refusal(self, candidate: Candidate, layers: Sequence[int]) -> str:
+        """Return why a candidate cannot be predicted from these steps; empty if it can."""
+        info = self._info
+        if not layers:
+            return ""
+        if candidate.prefetch_step > len(layers) - 2:
+            return (
+                f"prefetch step {candidate.prefetch_step} needs at least {candidate.prefetch_step + 2} shared layers, "
+                f"not {len(layers)}"
+            )
+        if (
+            candidate.transport != _family(info)
+            and _timing(candidate.transport, self._profile, 1, computing=False) is None
+        ):
+            return (
+                f"how long a {_MOVES[candidate.transport]} takes is unknown: pass a profile that `swtrace probe` wrote"
+            )
+        if candidate.ranks != len(info.group_ranks):
+            return f"the run has {len(info.group_ranks)} ranks"
+        return ""
+
+
+def memory_bytes(info: SeriesInfo, candidate: Candidate) -> int:
+    """Return what the rank that holds most holds of the linear: resident layers, its own, and its windows."""
+    layers = candidate.share.layers(info.start_layer, info.start_layer + info.stack_layers)
+    most = 0
+    for rank in range(candidate.ranks if layers else 1):
+        owned = frozenset(p for p in range(len(layers)) if source_rank(info.start_layer + p, candidate.ranks) == rank)
+        if not layers:
+            windows = 0
+        elif candidate.windows == "rolling":
+            windows = rolling_window_count(candidate.prefetch_step)
+        else:
+            windows = 1 + max(static_windows(len(layers), candidate.prefetch_step, owned), default=OWNED)
+        most = max(most, info.stack_layers - len(layers) + len(owned) + windows)
+    return most * info.layer_bytes
+
+
+def _spread(*parts: float) -> float:
+    """Return half of the width of an interval, from the standard deviations of independent parts."""
+    return _NORMAL * math.hypot(*parts)
+
+
+def _family(info: SeriesInfo) -> str:
+    """Return ``broadcast`` or ``pull``; empty if the run only observed."""
+    return "" if info.transport == NONE else BROADCAST if info.lockstep else PULL
+
+
+def _own_settings(info: SeriesInfo) -> Candidate:
+    """Return the settings of the run."""
+    whole = len(info.layers) == info.stack_layers
+    share = Share(NONE) if info.transport == NONE else Share() if whole else Share.of_layers(info.layers)
+    return Candidate(share, info.prefetch_step, _family(info) or BROADCAST, info.windows, len(info.group_ranks))
+
+
+def _overhead_ns(family: str, profile: Profile | None, layer_bytes: int) -> float:
+    timing = _timing(family, profile, layer_bytes, computing=False)
+    return OVERHEAD_NS.get(family, 0.0) if timing is None else 1e9 * timing.issue_seconds.p50
+
+
+def _timing(family: str, profile: Profile | None, layer_bytes: int, *, computing: bool) -> Timing | None:
+    """Return the profile's timing of single transfers whose size is nearest to a layer's, by ratio."""
+    found = profile.of(family, 1, computing) if profile is not None and family else []
+    return min(found, key=lambda each: abs(math.log(each.bytes / layer_bytes)), default=None)
+
+
+def _probed(family: str, profile: Profile | None, layer_bytes: int) -> _Channel | None:
+    """Return how transfers and compute slowed each other down while a profile was taken; None if it does not say."""
+    idle, computing = (_timing(family, profile, layer_bytes, computing=each) for each in (False, True))
+    if idle is None or computing is None or computing.compute_stretch is None:
+        return None
+    contention = min(MOST_CONTENTION, max(0.0, computing.compute_stretch.p50 - 1))
+    return _Channel(np.array([contention]), max(0.0, computing.seconds.p50 / idle.seconds.p50 - 1))
+
+
+def _drawn_ns(family: str, profile: Profile | None, layer_bytes: int, shape: tuple[int, ...]) -> _Float:
+    """Return times of single transfers in ns, drawn from a profile: a line over sizes, the nearest one's spread."""
+    timing = _timing(family, profile, layer_bytes, computing=False)
+    line = profile.fixed_and_rate(family, 1, computing=False) if profile is not None else None
+    if timing is None or line is None:
+        raise ValueError(family)
+    fixed, rate = line
+    spread = timing.seconds
+    factors = np.log(np.array([spread.p5, spread.p50, spread.p95]) / spread.p50)
+    drawn = np.random.default_rng(0).random(shape)
+    return 1e9 * (fixed + layer_bytes / rate) * np.exp(np.interp(drawn, [0.05, 0.5, 0.95], factors))

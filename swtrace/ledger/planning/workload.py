@@ -1,0 +1,245 @@
+"""Measured steps, taken apart into what other settings change and what they do not.
+
+What stays is the compute of every rank: a curve over the layers of the stack, per step. It has a knot wherever the
+trace shows how far a rank had come: at the reach of a shared layer, and at its linear. Between knots, layers are
+assumed to take equal times. What changes is when broadcasts or copies are issued, and so their stalls.
+
+While a rank's transfers are under way, its compute may take longer: on a host, both need the cores; on a device, both
+need its memory and processors. This *contention* is taken out of the curves, and the replay adds what the other
+settings cause (:mod:`~swtrace.ledger.planning.replay`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from swtrace.ledger.facts import StepFacts
+from swtrace.trace.identity import SeriesInfo
+from swtrace.trace.schema import TransferFlag
+
+_Float = npt.NDArray[np.float64]
+
+MOST_CONTENTION = 0.6
+"""Upper bound of the contention: compute stops for less than this share of the time that transfers take."""
+_KEPT = 0.1
+"""Share of a measured stretch of compute that remains at least when contention is taken out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Consecutive steps of the ranks that run them together, in ns; ``[step, rank, ...]``."""
+
+    info: SeriesInfo
+    ranks: tuple[int, ...]
+    """Group ranks: all, or one of a pull series."""
+    shared: tuple[int, ...]
+    """Shared layers, counted from the first of the stack."""
+    curve: _Float
+    """``[step, rank, knot]``: compute from the beginning of the step to each of :attr:`knots`, without contention."""
+    knots: _Float
+    """``[knot]``: places in the stack. Layer ``i`` begins at ``i``."""
+    linear_at: float
+    """Where in a layer its linear is, as a share of the layer's compute."""
+    gap: _Float
+    """``[step, rank]``: end of a step to the beginning of the next."""
+    moving: _Float
+    """``[step, rank, position]``: a receiver's time on the channel; NaN where the rank owns the layer."""
+    computing: _Float
+    """``[step, rank, position]``: the share of that time in which the receiver computed."""
+    wake: _Float
+    """What waits that stalled took beyond their stall, one sample each."""
+    passed: float
+    """What a wait that did not stall took."""
+    contention: _Float
+    """``[rank]``: how much longer compute takes for each ns that a transfer of the rank is under way."""
+    step_ns: _Float
+    """``[step, rank]``: begin to end."""
+    stall_ns: _Float
+    """``[step, rank]``"""
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return len(self.step_ns)
+
+    def part(self, steps: slice) -> Workload:
+        """Return some of the steps."""
+        arrays = ("curve", "gap", "moving", "computing", "step_ns", "stall_ns")
+        return replace(self, **{name: getattr(self, name)[steps] for name in arrays})
+
+    def scaled(self, factor: float) -> Workload:
+        """Return the same steps with computes that take ``factor`` times as long."""
+        return self if factor == 1 else replace(self, curve=self.curve * factor)
+
+    def compute_to(self, places: _Float) -> _Float:
+        """Return the compute from the beginning of each step to places in the stack, ``[step, rank, place]``."""
+        right = np.clip(np.searchsorted(self.knots, places, side="left"), 1, len(self.knots) - 1)
+        left = right - 1
+        span = self.knots[right] - self.knots[left]
+        share = np.where(span > 0, (places - self.knots[left]) / np.where(span > 0, span, 1.0), 1.0)
+        return self.curve[:, :, left] * (1 - share) + self.curve[:, :, right] * share
+
+
+def consecutive(steps: Sequence[StepFacts]) -> list[StepFacts]:
+    """Return the newest run of consecutive steps that are complete, on one clock, with every transfer attributed.
+
+    Of a pull series, only the steps of the rank that ended the last one are looked at.
+    """
+    run: list[StepFacts] = []
+    for step in reversed(steps):
+        if run and step.of_rank != run[-1].of_rank:
+            continue
+        if run and step.step != run[-1].step - 1:
+            break
+        usable = (
+            step.complete
+            and step.path is not None
+            and bool((step.attributed | ~step.receiver).all())
+            and not (step.flags & TransferFlag.PREFILLED).any()
+        )
+        if usable:
+            run.append(step)
+        elif run:
+            break
+    return run[::-1]
+
+
+def measure(run: Sequence[StepFacts], info: SeriesInfo, *, overhead_ns: float) -> Workload:
+    """Take consecutive steps apart. The last one only shows when the one before issued its last transfers.
+
+    Args:
+        run: At least two steps, from :func:`consecutive`.
+        info: The constants of their series.
+        overhead_ns: What sharing a layer costs its rank's forward besides stalls: to issue a transfer.
+    """
+    first = run[0]
+    ranks = tuple(first.running)
+    rows = list(ranks)
+    k = info.prefetch_step
+    shared = tuple(layer - info.start_layer for layer in info.layers)
+
+    def stacked(name: str) -> _Float:
+        return np.stack([np.asarray(getattr(step, name))[rows] for step in run]).astype(np.float64)
+
+    issued = stacked("issued_ns")
+    # A reach issues the transfer k ahead. The last k transfers of a step belong to the next step.
+    reach = np.concatenate((issued[:-1, :, k:], issued[1:, :, :k]), axis=2)
+    begins, ends = stacked("begin_ns"), stacked("end_ns")
+    begin, end, gap = begins[:-1], ends[:-1], begins[1:] - ends[:-1]
+    ready, wait_begin, wait_end = (stacked(name)[:-1] for name in ("ready_ns", "wait_begin_ns", "wait_end_ns"))
+    receiver, moving = stacked("receiver")[:-1] > 0, stacked("transfer_ns")[:-1]
+    stall, wake = stacked("stall_ns")[:-1], stacked("wake_ns")[:-1]
+    run_delay = 1e3 * stacked("run_delay_us")[:-1]
+
+    moving = np.where(receiver, moving, np.nan)
+    started = ready - moving
+    busy = Busy.of(started, ready, np.asarray(first.source, np.int64), ranks)
+    before = np.concatenate((begin[:, :, np.newaxis], wait_end[:, :, :-1]), axis=2)
+    stretches = [(before, reach), (reach, wait_begin), (wait_end[:, :, -1:], end[:, :, np.newaxis])]
+    overlaps = [busy.within(*stretch) for stretch in stretches]
+    overlap = sum(each.sum(axis=(0, 2)) for each in overlaps)
+    delayed = np.maximum(0.0, run_delay.sum(axis=0) - wake.sum(axis=(0, 2)))
+    contention = np.clip(delayed / np.maximum(1.0, overlap), 0.0, MOST_CONTENTION)
+    to_reach, to_linear, tail = (
+        np.maximum(until - since - contention[:, np.newaxis] * shorter, _KEPT * (until - since))
+        for (since, until), shorter in zip(stretches, overlaps, strict=True)
+    )
+    to_linear = np.maximum(0.0, to_linear - min(overhead_ns, float(np.quantile(to_linear, 0.25))))
+
+    computing = Busy.of_compute(stretches).within(started, ready) / np.maximum(1.0, moving)
+
+    parts = np.empty((*to_reach.shape[:2], 2 * len(shared) + 2))
+    parts[:, :, 0] = 0.0
+    parts[:, :, 1:-1:2], parts[:, :, 2:-1:2], parts[:, :, -1] = to_reach, to_linear, tail[:, :, 0]
+    linear_at = _linear_at(to_reach, to_linear, tail, shared, info.stack_layers)
+    knots = np.empty(2 * len(shared) + 2)
+    knots[0], knots[-1] = 0.0, info.stack_layers
+    knots[1:-1:2], knots[2:-1:2] = shared, np.add(shared, linear_at)
+    held = stall > 0
+    passed = (wait_end - wait_begin)[~held]
+    return Workload(
+        info=info,
+        ranks=ranks,
+        shared=shared,
+        curve=parts.cumsum(axis=2),
+        knots=knots,
+        linear_at=linear_at,
+        gap=gap,
+        moving=moving,
+        computing=computing,
+        wake=wake[held & receiver],
+        passed=float(np.median(passed)) if passed.size else 0.0,
+        contention=contention,
+        step_ns=end - begin,
+        stall_ns=stall.sum(axis=2),
+    )
+
+
+def _linear_at(to_reach: _Float, to_linear: _Float, tail: _Float, shared: Sequence[int], stack_layers: int) -> float:
+    """Return where in a layer its linear is: the mean of all layers, as a share of a layer's compute."""
+    layers = np.diff([*shared, stack_layers])
+    rest = np.concatenate((to_reach[:, :, 1:], tail), axis=2)
+    per_layer = (to_linear + rest) / layers
+    whole = float(per_layer.sum())
+    return min(1.0, float(to_linear.sum()) / whole) if whole > 0 else 0.0
+
+
+class Busy:
+    """When transfers of each rank are under way, those that it receives and those that it sends."""
+
+    def __init__(self, intervals: Sequence[_Float]) -> None:
+        """Join the intervals of each rank, ``[rank][interval, 2]``, in ns."""
+        self._lines = [_covered(of_rank) for of_rank in intervals]
+
+    @classmethod
+    def of(cls, start: _Float, ready: _Float, source: npt.NDArray[np.int64], ranks: Sequence[int]) -> Busy:
+        """Return when transfers are under way.
+
+        Args:
+            start: ``[..., rank, position]``; NaN where nothing is received.
+            ready: likewise.
+            source: ``[position]``: group rank that owns the layer.
+            ranks: Group ranks of the rank axis.
+        """
+        both = np.stack((start, ready), axis=-1)
+        intervals = []
+        for row, rank in enumerate(ranks):
+            mine = [both[..., row, :, :].reshape(-1, 2)]
+            if len(ranks) > 1:
+                mine.append(both[..., source == rank, :].reshape(-1, 2))
+            joined = np.concatenate(mine)
+            intervals.append(joined[np.isfinite(joined).all(axis=1)])
+        return cls(intervals)
+
+    @classmethod
+    def of_compute(cls, stretches: Sequence[tuple[_Float, _Float]]) -> Busy:
+        """Return when each rank computes, from stretches of time, each ``[..., rank, stretch]``."""
+        ranks = stretches[0][0].shape[-2]
+        both = [np.stack(stretch, axis=-1) for stretch in stretches]
+        return cls([np.concatenate([each[..., row, :, :].reshape(-1, 2) for each in both]) for row in range(ranks)])
+
+    def within(self, since: _Float, until: _Float) -> _Float:
+        """Return how much of some stretches of time is busy, ``[..., rank, stretch]``."""
+        shorter = np.empty_like(since)
+        for row, (instants, before) in enumerate(self._lines):
+            to, start = until[..., row, :], since[..., row, :]
+            shorter[..., row, :] = np.interp(to, instants, before) - np.interp(start, instants, before)
+        return shorter
+
+
+def _covered(intervals: _Float) -> tuple[_Float, _Float]:
+    """Return a line: how much time before an instant is covered by at least one interval."""
+    if not len(intervals):
+        return np.zeros(1), np.zeros(1)
+    intervals = intervals[np.argsort(intervals[:, 0], kind="stable")]
+    reached = np.maximum.accumulate(intervals[:, 1])
+    first = np.concatenate(([True], intervals[1:, 0] > reached[:-1]))
+    start = intervals[first, 0]
+    stop = reached[np.concatenate((np.flatnonzero(first)[1:] - 1, [len(intervals) - 1]))]
+    instants = np.stack((start, stop), axis=1).reshape(-1)
+    covered = np.concatenate(([0.0], np.cumsum(stop - start)))
+    return instants, np.stack((covered[:-1], covered[1:]), axis=1).reshape(-1)

@@ -1,0 +1,151 @@
+"""The planner against simulated groups that can be run under any settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from swtrace.ledger.planning.planner import FEWEST_STEPS, Planner, memory_bytes
+from swtrace.share import Share
+from tests.support.planning import LAYERS, Ran, candidate, ran, uneven
+from tests.support.schedules import BYTES
+
+SETTINGS = (("all", 0), ("all", 1), ("all", 3), ("1/2", 0), ("1/2", 1), ("1/3", 1))
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["broadcast", "pull"])
+def runs(request: pytest.FixtureRequest) -> dict[tuple[str, int], Ran]:
+    """Return runs of one group under all settings, in which transfers and computes do not slow each other down."""
+    group = uneven(pull=request.param)
+    return {settings: ran(group, *settings) for settings in SETTINGS}
+
+
+def test_any_settings_are_predicted_from_any_others(runs: dict[tuple[str, int], Ran]) -> None:
+    """Share and prefetch step may both differ, also across 0: step time within 2.5 %, stall within 2 points."""
+    for recorded, before in runs.items():
+        planner = before.planner()
+        for settings, after in runs.items():
+            said = planner.predict(candidate(*settings, pull=before.sharing.pull))
+
+            assert said.step_ns is not None, said.refusal
+            assert said.stall_ratio is not None
+            assert said.step_ns.value == pytest.approx(after.step_ns, rel=0.025), (recorded, settings)
+            assert said.stall_ratio.value == pytest.approx(after.stall_ratio, abs=0.02), (recorded, settings)
+            assert said.step_ns.low <= after.step_ns <= said.step_ns.high, (recorded, settings)
+
+
+def test_the_settings_of_the_run_give_what_was_measured(runs: dict[tuple[str, int], Ran]) -> None:
+    """Nothing changes, so the prediction is the measurement itself."""
+    for settings, each in runs.items():
+        planner = each.planner()
+        said = planner.predict(replace(planner.measured.candidate))
+
+        assert said.step_ns is not None
+        assert said.stall_ratio is not None
+        assert said.step_ns.value == pytest.approx(planner.measured.step_ns, rel=1e-9), settings
+        assert said.stall_ratio.value == pytest.approx(planner.measured.stall_ratio, abs=1e-9), settings
+
+
+def test_without_sharing_only_the_computes_remain(runs: dict[tuple[str, int], Ran]) -> None:
+    """No stall, no overhead, no doubt about either."""
+    before = runs["all", 1]
+    compute = [
+        sum(sum(before.sharing.compute(rank, step, layer)) for layer in range(LAYERS))
+        for rank in range(2)
+        for step in range(2, before.sharing.steps)
+    ]
+    said = before.planner().predict(candidate("none", 0))
+
+    assert said.step_ns is not None
+    assert said.step_ns.value == pytest.approx(np.mean(compute), rel=0.02)
+    assert (said.stall_ratio, said.saved_bytes) == (replace(said.stall_ratio, value=0.0, low=0.0, high=0.0), 0)
+
+
+@pytest.mark.parametrize("pull", [False, True])
+def test_contention_is_found_and_predicted(pull: bool) -> None:  # noqa: FBT001 - a parameter
+    """If transfers and computes slow each other down, fewer transfers make the computes shorter."""
+    group = uneven(pull=pull, contention=0.3, slowdown=0.3)
+    whole, half = ran(group, "all", 2), ran(group, "1/2", 1)
+
+    for before, settings, after in ((whole, ("1/2", 1), half), (half, ("all", 2), whole)):
+        planner = before.planner()
+        said = planner.predict(candidate(*settings, pull=pull))
+        assert said.step_ns is not None
+        assert said.step_ns.value == pytest.approx(after.step_ns, rel=0.03)
+        unaware = abs(planner.measured.step_ns / after.step_ns - 1)
+        assert abs(said.step_ns.value / after.step_ns - 1) < 0.5 * unaware
+
+
+def test_longer_computes_hide_more() -> None:
+    """With computes three times as long, as for another batch, what stalled is hidden."""
+    group = uneven(transfer_ns=2_500_000)
+    before = ran(group, "all", 1)
+    said = before.planner(scale_compute=3.0).predict(candidate("all", 1))
+    truth = ran(replace(group, compute=lambda *of: tuple(3 * each for each in group.compute(*of))), "all", 1)  # type: ignore[arg-type,return-value]
+
+    assert before.stall_ratio > 0.3
+    assert said.step_ns is not None
+    assert said.stall_ratio is not None
+    assert said.step_ns.value == pytest.approx(truth.step_ns, rel=0.03)
+    assert said.stall_ratio.value == pytest.approx(truth.stall_ratio, abs=0.02)
+
+
+def test_a_run_whose_transfers_change_is_refused() -> None:
+    """If the second half of the steps is unlike the first, no number is given."""
+    group = uneven()
+    sudden = replace(
+        group, transfer=lambda rank, step, layer: group.transfer(rank, step, layer) * (1 + 4 * (step > 15))
+    )
+
+    said = ran(sudden, "all", 1).planner().predict(candidate("all", 2))
+
+    assert said.step_ns is None
+    assert said.stall_ratio is None
+    assert "does not fit this run" in said.refusal
+
+
+def test_an_unknown_transport_is_refused_without_a_profile() -> None:
+    """Broadcasts say nothing about copies."""
+    said = ran(uneven()).planner().predict(candidate("all", 1, pull=True))
+
+    assert said.refusal == "how long a copy takes is unknown: pass a profile that `swtrace probe` wrote"
+    assert said.saved_bytes > 0
+
+
+def test_a_prefetch_step_needs_enough_shared_layers() -> None:
+    """Six shared layers allow up to four ahead."""
+    planner = ran(uneven()).planner()
+
+    assert planner.predict(candidate("1/2", 4)).step_ns is not None
+    assert planner.predict(candidate("1/2", 5)).refusal == "prefetch step 5 needs at least 7 shared layers, not 6"
+
+
+def test_few_steps_are_no_basis() -> None:
+    """There is no planner of fewer consecutive steps, nor across a missing one."""
+    steps = ran(uneven()).steps
+
+    assert Planner.of(steps[-FEWEST_STEPS:]) is None
+    assert Planner.of((*steps[:-4], *steps[-3:])) is None
+    assert Planner.of(steps[-FEWEST_STEPS - 1 :]) is not None
+
+
+@pytest.mark.parametrize(
+    ("share", "prefetch_step", "windows", "layers"),
+    [
+        ("all", 1, "static", 6 + 1),
+        ("all", 2, "rolling", 6 + 3),
+        ("1/2", 1, "static", 6 + 3 + 1),
+        ("none", 0, "static", 12),
+    ],
+)
+def test_memory_counts_resident_and_owned_layers_and_windows(
+    share: str, prefetch_step: int, windows: str, layers: int
+) -> None:
+    """On the rank that holds most."""
+    info = next(info for info in ran(uneven()).steps[0].infos if info is not None)
+
+    held = memory_bytes(info, replace(candidate(share, prefetch_step), share=Share(share), windows=windows))
+
+    assert held == layers * BYTES

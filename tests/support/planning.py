@@ -1,0 +1,75 @@
+"""Runs of a simulated group under several settings, and planners of them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from swtrace.ledger.facts import StepFacts
+from swtrace.ledger.planning.planner import Planner
+from swtrace.ledger.planning.prediction import Candidate
+from swtrace.profile import Profile
+from swtrace.share import Share
+from tests.support.feeding import feed, ledger
+from tests.support.simulated_contention import Sharing, run
+
+LAYERS = 12
+OVERHEAD_NS = {False: 60_000.0, True: 12_000.0}
+"""What the planner assumes a shared layer to cost, by whether the run pulls."""
+
+
+def uneven(seed: int = 1, *, transfer_ns: float = 900_000, **options: object) -> Sharing:
+    """Return a group with uneven computes of about 1 ms per layer, the same ones under all settings."""
+
+    def varied(*of: object) -> float:
+        return random.Random(f"{seed} {of}").uniform(0.7, 1.3)  # noqa: S311 - reproducible
+
+    def compute(rank: int, step: int, layer: int) -> tuple[float, float]:
+        whole = 1_000_000 * varied(rank, step, layer)
+        return 0.4 * whole, 0.6 * whole
+
+    sharing = Sharing(
+        compute,
+        lambda *of: transfer_ns * varied("transfer", *of),
+        layers=LAYERS,
+        overhead=OVERHEAD_NS[bool(options.get("pull"))],
+        wake=20_000,
+        steps=30,
+    )
+    return replace(sharing, **options)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A run and the truth about it."""
+
+    sharing: Sharing
+    steps: tuple[StepFacts, ...]
+    step_ns: float
+    """Mean, on the rank with the longest."""
+    stall_ratio: float
+
+    def planner(self, profile: Profile | None = None, **options: float) -> Planner:
+        """Return a planner of its steps."""
+        made = Planner.of(self.steps, profile, **options)  # type: ignore[arg-type]
+        assert made is not None
+        return made
+
+
+def ran(sharing: Sharing, share: str = "all", prefetch_step: int = 1) -> Ran:
+    """Run a group under some settings."""
+    shared = Share(share).layers(0, sharing.layers)
+    sharing = replace(sharing, shared=shared, prefetch_step=prefetch_step)
+    schedule, step_ns, stall_ns = run(sharing)
+    made = ledger(schedule)
+    feed(made, schedule)
+    step, stall = (np.mean(each[2:], axis=0) for each in (step_ns, stall_ns))
+    history = made.history(made.facts().series[0].key)
+    return Ran(sharing, history, float(step.max()), float((stall / step).max()))
+
+
+def candidate(share: str = "all", prefetch_step: int = 1, *, pull: bool = False, ranks: int = 2) -> Candidate:
+    """Return settings to predict."""
+    return Candidate(Share(share), prefetch_step, "pull" if pull else "broadcast", "static", ranks)
