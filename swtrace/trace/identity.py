@@ -122,7 +122,7 @@ class SeriesInfo:
     """Global ranks of the group, in group order: ``group_ranks[group rank] = global rank``."""
     rank_in_group: int
     transport: str
-    """``gloo``, ``nccl``, ``ideal``, ``pull``, ...; ``none`` (:data:`swtrace.share.NONE`) if the series is only observed."""
+    """``gloo``, ``nccl``, ``ideal``, ``pull``, ...; ``none`` if the series is only observed."""
     rendezvous: str
     """Who must have issued an operation before its data can move: ``source`` (the source and the receiver), ``tree``
     (these and the ranks on the way: gloo), ``group`` (all ranks, in collectives that need everyone) or ``receiver``

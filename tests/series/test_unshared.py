@@ -174,21 +174,6 @@ def test_a_forward_runs_before_the_series_is_post_processed() -> None:
     assert layer(torch.ones(1, WIDTH)).shape == (1, WIDTH)
 
 
-def test_a_compiled_forward_is_one_graph_that_waits(observed: Observed) -> None:
-    """Reach and wait are operators in it, in the forward's order."""
-    compiled: Any = torch.compile(observed.forward, backend="eager", fullgraph=True)
-    x = torch.ones(1, WIDTH)
-    with torch.no_grad():
-        expected = observed.forward(x)
-        for _ in range(2):
-            with observed.series.step():
-                assert torch.equal(compiled(x), expected)
-    _, steps = observed.facts()
-    instants = np.stack((steps[-1].issued_ns[0], steps[-1].wait_begin_ns[0]), axis=1).reshape(-1)
-    assert (np.diff(instants) > 0).all()
-    assert observed.series.most_unwaited == 0
-
-
 class OnDevice(Program):
     """The program of the device's tests, observed."""
 
