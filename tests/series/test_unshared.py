@@ -3,87 +3,39 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from swtrace.errors import EmptySelectionError
-from swtrace.ledger import Ledger
-from swtrace.ledger.facts import Outcome, SeriesFacts, StepFacts
-from swtrace.ledger.verdict import verdict
-from swtrace.series import RankGroup, Series
+from swtrace.ledger.facts import Outcome
+from swtrace.series import Series
 from swtrace.series.unshared import UnsharedOnDevice
-from swtrace.session import RingsSession
-from swtrace.settings import Settings
-from swtrace.share import Share
 from swtrace.spans.step_spans import transfers, waits
-from swtrace.trace.identity import RankIdentity
-from swtrace.trace.recorder import Recorder
-from swtrace.trace.ring_reader import RingReader
 from tests.support.device.expected import Durations
 from tests.support.device.lone_rank import Program
 from tests.support.device.rig import SimulatedRig
 from tests.support.device.simulated_device import SimulatedDevice
+from tests.support.observed_stack import ALONE, LAYERS, OBSERVE, WIDTH, Observed, observed_stack
 
-LAYERS, WIDTH = 5, 16
-OBSERVE = Settings(share=Share("none"))
-ALONE = RankGroup((0,), 0)
 DURATIONS = Durations.even(LAYERS, before=20_000, linear=30_000, transfer=70_000)
-
-
-@dataclass
-class Observed:
-    """A stack of linears on one rank, observed, and its ring."""
-
-    series: Series
-    layers: nn.ModuleList
-    recorder: Recorder
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Run the stack."""
-        for index, layer in enumerate(self.layers):
-            self.series.reach(index)
-            x = layer(x)
-        return x
-
-    def facts(self) -> tuple[SeriesFacts, tuple[StepFacts, ...]]:
-        """Return what a ledger makes of what was recorded so far."""
-        ledger = Ledger(keep_untaken=1 << 10)
-        ledger.add_rank(self.recorder.identity)
-        ledger.set_series(self.recorder.identity.key, (self.series.info,))
-        with RingReader.open(self.recorder.path) as reader:
-            ledger.add(self.recorder.identity.key, reader.read())
-        return ledger.facts().series[0], ledger.take_steps()
 
 
 @pytest.fixture
 def observed(tmp_path: Path) -> Iterator[Observed]:
     """Return a stack whose series is post-processed."""
-    recorder = Recorder.create(tmp_path, RankIdentity("run", 0, "host", "boot", os.getpid(), time.time_ns()))
-    series = Series("s", ALONE, 0, LAYERS, prefetch_step=3, recorder=recorder, settings=OBSERVE, time_every=2)
-    layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(LAYERS))
-    for index, layer in enumerate(layers):
-        series.register(index, layer)
-    series.post_process()
-    yield Observed(series, layers, recorder)
-    series.close()
-    recorder.close()
+    with observed_stack(tmp_path) as stack:
+        yield stack
 
 
 def test_a_step_records_when_each_layer_and_its_linear_begin(observed: Observed) -> None:
     """In the order of the forward. Nothing is sent, received or waited for; every layer is the rank's own."""
-    for _ in range(8):
-        with observed.series.step():
-            observed.forward(torch.ones(1, WIDTH))
+    observed.steps(8)
     series, steps = observed.facts()
     assert [step.step for step in steps] == [0, 1, 2, 3]
     for step in steps:
@@ -99,31 +51,6 @@ def test_a_step_records_when_each_layer_and_its_linear_begin(observed: Observed)
     assert (rank.totals.waits[Outcome.OWN], rank.totals.steps) == (4 * LAYERS, 8)
     assert (rank.recent.stall_ratio, rank.last_stall_ns, rank.effective_prefetch_step) == (None, None, None)
     assert rank.held_bytes == rank.info.replicated_bytes == LAYERS * (WIDTH + 1) * WIDTH * 4
-
-
-def test_the_verdict_says_what_was_observed(observed: Observed) -> None:
-    """It judges no stall, and says how long steps and layers take."""
-    for _ in range(8):
-        with observed.series.step():
-            observed.forward(torch.ones(1, WIDTH))
-    headline, *others = verdict(*observed.facts()).findings
-    assert headline.kind == "observed"
-    assert headline.sentence.startswith("Observed, not shared: 5 layers of s. A step takes ")
-    assert headline.advice.startswith("`swtrace plan`")
-    kinds = {finding.kind for finding in others}
-    assert "layer_compute" in kinds
-    assert kinds <= {"layer_compute", "untimed", "machine_noise"}
-
-
-def test_figures_of_stall_are_an_error(observed: Observed) -> None:
-    """A session has no stall to return, and does not return 0."""
-    with observed.series.step():
-        observed.forward(torch.ones(1, WIDTH))
-    session = RingsSession(observed.recorder.path.parent)
-    for figure in (session.stall_seconds, session.stall_ratio, session.on_time_rate, session.occupancy):
-        with pytest.raises(EmptySelectionError, match=r"nothing is shared: s is only observed \(SWTRACE_SHARE=none\)"):
-            figure()
-    session.close()
 
 
 def test_layers_stay_as_they_are(observed: Observed) -> None:
