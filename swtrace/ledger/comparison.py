@@ -76,8 +76,9 @@ class Comparison:
             return Finding("plan_differs", Level.WARNING if self.planned.differs else Level.NOTE, said, advice=advice)
         kind, level, said, advice = "as_planned", Level.NOTE, "The run is as planned.", ""
         if self.steps < _MIN_STEPS:
-            steps = units.counted(self.steps, f"{self.planned.phase} step".strip())
-            kind, said = "plan_untested", f"Only {steps} can be compared with the plan."
+            noun = " ".join(filter(None, ("timed", self.planned.phase.removeprefix("other"), "step")))
+            steps = f"Only {units.counted(self.steps, noun)}" if self.steps else f"No {noun}"
+            kind, said = "plan_untested", f"{steps} can be compared with the plan so far."
         elif self.worse:
             kind, level = "plan_missed", Level.WARNING
             said = f"The {' and the '.join(self.worse)} {'is' if len(self.worse) == 1 else 'are'} above the plan."
