@@ -17,6 +17,7 @@ from swtrace.cli.diff import diff
 from swtrace.cli.doctor.doctor import doctor
 from swtrace.cli.export import export
 from swtrace.cli.plan.plan import plan
+from swtrace.cli.probe import probe
 from swtrace.cli.record import record
 from swtrace.cli.report import report
 from swtrace.cli.run import run
@@ -47,6 +48,7 @@ for name, command in (
     ("plan", plan),
     ("export", export),
     ("report", report),
+    ("probe", probe),
     ("doctor", doctor),
     ("clean", clean),
 ):

@@ -217,7 +217,8 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                 settings=self._settings,
             )
             if group.rank_in_group == 0:
-                logger.info("swtrace shares %s over %s, %s", path, decision, series.extent)
+                part = f" ({series.extent})" if len(self._shared) < self._end_layer - self._start_layer else ""
+                logger.info("swtrace shares %s%s over %s", path, part, decision)
             tracks.append(Track(path, series, series.number, decision.name, Hooks()))
         write_outcome(self._vllm_config, {track.path: track.group for track in tracks})
         return tuple(tracks)

@@ -230,7 +230,9 @@ class SeriesView:
     @property
     def shape(self) -> str:
         """How many ranks and layers it has."""
-        return f"{counted(len(self.key.group_ranks), 'rank')} x {counted(self.layers, 'layer')}"
+        stack = self.facts.ranks[0].info.stack_layers
+        of = "" if self.layers == stack else f"{self.layers} of "
+        return f"{counted(len(self.key.group_ranks), 'rank')} x {of}{counted(stack, 'layer')}"
 
     @property
     def stall_ratio(self) -> float:

@@ -23,11 +23,13 @@ def control(workload: Workload, folder: Path) -> tuple[RankResult, ...]:
 
 @pytest.fixture(scope="session")
 def eager(workload: Workload, control: tuple[RankResult, ...], folder: Path) -> Run:
-    """Share with prefetch step 2 from additional_config, which overrides the environment."""
-    config = {"swtrace": {"prefetch_step": 2}}
-    shared = replace(workload, plain_linears=(), additional_config=config, inspect=inspections.shared)
+    """Share every second layer, with prefetch step 2 from additional_config, which overrides the environment."""
+    config = {"swtrace": {"prefetch_step": 2, "share": "1/2"}}
+    resident = tuple(f"layers.{layer}.{SERIES}" for layer in (1, 3, 5))
+    shared = replace(workload, plain_linears=resident, additional_config=config, inspect=inspections.shared)
     # One prefill of all prompts, and a decode for every token but the first.
-    return share(TinyLlama(layers=7, hidden=128), shared, control, folder / "eager", k=2, steps=workload.tokens)
+    model = TinyLlama(layers=7, hidden=128)
+    return share(model, shared, control, folder / "eager", k=2, layers=range(0, 7, 2), steps=workload.tokens)
 
 
 @pytest.fixture(scope="session")
@@ -40,4 +42,6 @@ def compiled(folder: Path) -> Run:
     log = folder / "compiled-control"
     log.mkdir()
     # Compiling runs the model once more.
-    return share(model, shared, run_ranks(plain, log), folder / "compiled", k=1, steps=plain.tokens + 1)
+    return share(
+        model, shared, run_ranks(plain, log), folder / "compiled", k=1, layers=range(3), steps=plain.tokens + 1
+    )

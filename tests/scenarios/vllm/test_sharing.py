@@ -54,6 +54,7 @@ def test_additional_config_wins(eager: Run) -> None:
             "swtrace": {
                 "enabled": True,
                 "series": ["self_attn.o_proj"],
+                "share": "1/2",
                 "prefetch_step": 2,
                 "group": "auto",
                 "windows": "auto",
@@ -67,16 +68,16 @@ def test_additional_config_wins(eager: Run) -> None:
 def test_one_wait_per_layer_step_and_rank(run: Run) -> None:
     """Each layer is waited for once in each step, although it is hooked in more than one place."""
     assert run.by_rank("swtrace_steps_total") == {0: run.steps, 1: run.steps}
-    waits = run.model.layers * run.steps
+    waits = len(run.layers) * run.steps
     assert run.by_rank("swtrace_waits_total") == {0: waits, 1: waits}
 
 
 def test_waits_for_other_ranks_layers(run: Run) -> None:
     """Waits for layers that a rank owns, or that were there before the first step, are counted apart."""
-    layers, k = run.model.layers, run.prefetch_step
+    layers, k = len(run.layers), run.prefetch_step
     for rank in (0, 1):
-        others = [layer for layer in range(layers) if layer % 2 != rank]
-        prefilled = sum(layer < k for layer in others)
+        others = [position for position in range(layers) if position % 2 != rank]
+        prefilled = sum(position < k for position in others)
         own_prefilled = k - prefilled
         waits = {
             outcome: run.by_rank("swtrace_waits_total", outcome=outcome)[rank]
@@ -89,7 +90,7 @@ def test_waits_for_other_ranks_layers(run: Run) -> None:
 
 def test_broadcast_bytes(run: Run) -> None:
     """Every step broadcasts each layer's weight once."""
-    moved = run.model.layers * run.layer_bytes * run.steps
+    moved = len(run.layers) * run.layer_bytes * run.steps
     assert run.by_rank("swtrace_broadcast_bytes_total") == {0: moved, 1: moved}
 
 
@@ -109,10 +110,18 @@ def test_effective_prefetch_step(run: Run) -> None:
 
 
 def test_memory_held(run: Run) -> None:
-    """The linears hold the memory of the owned layers and the windows, and nothing more."""
+    """The linears hold the memory of the owned layers, the windows and the resident layers, and nothing more."""
     for rank in run.ranks:
         (info,) = rank.inspected["infos"]
-        assert rank.inspected["held_bytes"] == info.owned_bytes + info.window_bytes
+        assert info.replicated_bytes == len(run.layers) * run.layer_bytes
+        resident_bytes = (run.model.layers - len(run.layers)) * run.layer_bytes
+        assert rank.inspected["held_bytes"] == info.owned_bytes + info.window_bytes + resident_bytes
+
+
+def test_resident_layers_are_not_touched(run: Run) -> None:
+    """Only the layers that are shared reach and wait; the others are as vLLM made them."""
+    for rank in run.ranks:
+        assert rank.inspected["touched"] == (run.layers, run.layers)
 
 
 def test_calls_that_touch_the_weights_are_refused(eager: Run) -> None:
@@ -132,7 +141,7 @@ def test_phases(run: Run) -> None:
 def test_nothing_is_lost(run: Run) -> None:
     """Every record that a rank wrote was delivered: one per layer and step, one per step, and the open ones."""
     assert sum(run.by_rank("swtrace_ring_lost_records_total").values()) == 0
-    written = (run.model.layers + 1) * run.steps + run.prefetch_step
+    written = (len(run.layers) + 1) * run.steps + run.prefetch_step
     assert run.by_rank("swtrace_ring_records_total") == {0: written, 1: written}
 
 
@@ -143,6 +152,7 @@ def test_series_says_what_it_is(run: Run) -> None:
     for info in infos:
         assert info["series"] == "self_attn.o_proj"
         assert (info["transport"], info["windows"], info["group_size"]) == ("gloo", "static", "2")
+        assert (info["num_layers"], info["stack_layers"]) == (str(len(run.layers)), str(run.model.layers))
         assert Path(info["model"]).name in {"seven", "three"}
 
 
@@ -152,7 +162,7 @@ def test_the_choice_is_explained(folder: Path) -> None:
     said = [line for rank in (0, 1) for line in (folder / f"eager/rank-{rank}.log").read_text().splitlines()]
     (line,) = [line for line in said if "swtrace shares" in line]
     assert line.endswith(
-        "swtrace shares self_attn.o_proj over the world group (ranks 0, 1): "
+        "swtrace shares self_attn.o_proj (4 of 7 layers shared) over the world group (ranks 0, 1): "
         "the external launcher runs all of its ranks on the same prompts"
     )
 

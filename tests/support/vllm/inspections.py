@@ -40,6 +40,7 @@ def shared(llm: Any) -> dict[str, Any]:
         "additional_config": config.additional_config,
         "infos": [series.info for series in numbered()],
         "held_bytes": _held_bytes(llm),
+        "touched": _touched(llm),
         "allowed": _allowed(llm),
         "graphs": counters["stats"]["unique_graphs"],
     }
@@ -243,6 +244,15 @@ def deserted(llm: Any) -> None:
 
 def _worker(llm: Any) -> Any:
     return llm.llm_engine.engine_core.engine_core.model_executor.driver_worker
+
+
+def _touched(llm: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the decoder layers that swtrace makes reach, and those whose linear it makes wait."""
+    layers = list(enumerate(_worker(llm).worker.get_model().model.layers))
+    return (
+        tuple(index for index, layer in layers if "forward" in vars(layer)),
+        tuple(index for index, layer in layers if "apply" in vars(layer.self_attn.o_proj.quant_method)),
+    )
 
 
 def _held_bytes(llm: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,3 +170,28 @@ def stages(total: int, partition: str) -> list[tuple[int, int]]:
             assert _layer_range(config) == (start, end)
         ranges.append((start, end))
     return ranges
+
+
+def shares(total: int, partition: str, cases: Sequence[tuple[str, int]]) -> list[list[tuple[tuple[int, ...], str]]]:
+    """Return for each share and prefetch step the shared layers of each pipeline stage, and why it refuses them."""
+    from types import SimpleNamespace as Namespace
+
+    from swtrace.settings import Settings
+    from swtrace.share import Share
+    from swtrace.vllm.offloader import SeriesOffloader
+
+    os.environ["VLLM_PP_LAYER_PARTITION"] = partition
+    count = partition.count(",") + 1
+    told = []
+    for share, prefetch_step in cases:
+        by_stage = []
+        for stage in range(count):
+            group = Namespace(rank_in_group=stage, world_size=count)
+            offloader: Any = object.__new__(SeriesOffloader)
+            offloader._settings = Settings(share=Share.parse(share), prefetch_step=prefetch_step)
+            offloader._vllm_config = Namespace(model_config=Namespace(get_total_num_hidden_layers=lambda: total))
+            with patch("vllm.distributed.parallel_state.get_pp_group", return_value=group):
+                offloader._choose_layers()
+            by_stage.append((offloader._shared, str(offloader._decide(None, "self_attn.o_proj"))))
+        told.append(by_stage)
+    return told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +29,8 @@ class Run:
 
     model: TinyLlama
     prefetch_step: int
+    layers: tuple[int, ...]
+    """Those that are shared."""
     steps: int
     """The steps that the workload takes on each rank."""
     control: tuple[RankResult, ...]
@@ -47,14 +49,21 @@ class Run:
 
 
 def share(
-    model: TinyLlama, workload: Workload, control: tuple[RankResult, ...], folder: Path, *, k: int, steps: int
+    model: TinyLlama,
+    workload: Workload,
+    control: tuple[RankResult, ...],
+    folder: Path,
+    *,
+    k: int,
+    layers: Sequence[int],
+    steps: int,
 ) -> Run:
     """Run ``workload`` with ``SWTRACE=1`` next to a daemon. If k is above 1, the environment has another one."""
     further = {"SWTRACE_PREFETCH_STEP": "0"} if k > 1 else {}
     ranks, samples = watch(
         folder, steps, lambda environment: run_ranks(workload, folder, environment=environment), **further
     )
-    return Run(model, k, steps, control, ranks, samples)
+    return Run(model, k, tuple(layers), steps, control, ranks, samples)
 
 
 def watch(
