@@ -69,11 +69,10 @@ class Comparison:
     @property
     def finding(self) -> Finding:
         """The sentence of the verdict."""
-        settings = "settings" if self.planned.differs else "batches"
-        advice = f"Run with the plan's {settings}, or plan for these: `swtrace plan`."
         if self.differs:
-            said = f"The plan is for other {settings} and predicts nothing for this run: {self.differs}."
-            return Finding("plan_differs", Level.WARNING if self.planned.differs else Level.NOTE, said, advice=advice)
+            level, other = (Level.WARNING, "settings") if self.planned.differs else (Level.NOTE, "batches")
+            said = f"The plan is for other {other} and predicts nothing for this run: {self.differs}."
+            return Finding("plan_differs", level, said, advice=f"Plan for these {other}: `swtrace plan`.")
         kind, level, said, advice = "as_planned", Level.NOTE, "The run is as planned.", ""
         if self.steps < _MIN_STEPS:
             noun = " ".join(filter(None, ("timed", self.planned.phase.removeprefix("other"), "step")))
