@@ -50,6 +50,9 @@ PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # The tests that this leaves out have their own targets.
 CORE_TESTS := $(if $(COVERAGE),$(BIN)/coverage run -m pytest,$(BIN)/pytest) -q -m 'not prometheus and not vllm and not gpu' $(PARALLEL)
 
+# The files with tests that have a marker. pytest would take ten seconds to look into all files.
+marked = $$(grep -rl 'mark\.$(1)\b' tests examples --include='test_*.py' | sort)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo demo-vllm test test-repeat test-prometheus test-gpu test-vllm test-vllm-oldest lint format bench bench-tracing bench-scrape fuzz soak dashboards manifests test-helm check-schemas constraints package docs clean
@@ -75,7 +78,7 @@ test-repeat: $(VENV)/.stamp ## run them RUNS times next to LOAD busy processes; 
 	$(BIN)/python tests/repeat.py --runs $(RUNS) --load $(LOAD) --logs build/test-repeat -- $(CORE_TESTS) $(ARGS)
 
 test-prometheus: $(VENV)/.stamp ## run the tests that need Prometheus and promtool (Debian: apt-get install prometheus)
-	$(BIN)/pytest -q -m prometheus $(PARALLEL) $(ARGS)
+	$(BIN)/pytest -q -m prometheus $(PARALLEL) $(or $(ARGS),$(call marked,prometheus))
 
 test-helm: $(VENV)/.helm-stamp ## run the tests of the Helm chart, with Helm's own library from PyPI (75 MB)
 	$(BIN)/pytest -q tests/deploy/test_chart.py $(ARGS)
@@ -84,12 +87,13 @@ test-gpu: $(VENV)/.stamp ## run the tests that need a CUDA GPU and a CUDA build 
 	$(BIN)/pytest -q -m gpu $(ARGS); tested=$$?; $(BIN)/python -m benchmarks.device && exit $$tested
 
 test-vllm: $(VLLM_VENV)/.stamp ## run the tests that need a real vLLM
-	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(VLLM_BIN)/pytest -q -ra -m $(if $(SLOW),vllm,'vllm and not slow') $(PARALLEL) $(ARGS)
+	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(VLLM_BIN)/pytest -q -ra -m $(if $(SLOW),vllm,'vllm and not slow') $(PARALLEL) \
+	  $(or $(ARGS),$(call marked,vllm))
 
 # vLLM 0.27 has no MLA on CPU ("MLA is not supported on CPU"), so tests that need such a model cannot run there.
 test-vllm-oldest: $(OLDEST_VENV)/.stamp ## run them with the oldest supported vLLM; not part of CI
 	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(OLDEST_VENV)/bin/pytest -q -ra $(PARALLEL) \
-	  -m 'vllm and not mla $(if $(SLOW),,and not slow)' $(ARGS)
+	  -m 'vllm and not mla $(if $(SLOW),,and not slow)' $(or $(ARGS),$(call marked,vllm))
 
 lint: $(VENV)/.stamp ## run ruff, mypy (strict) and the import contracts
 	$(BIN)/ruff check .

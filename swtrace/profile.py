@@ -40,7 +40,8 @@ class Spread:
     def of(cls, samples: Iterable[float]) -> Self:
         """Return the spread of at least one sample, with quantiles between two neighbours interpolated."""
         ordered = sorted(samples)
-        return cls(*(_quantile(ordered, share) for share in (_LOW, 0.5, _HIGH)), statistics.fmean(ordered))
+        p5, p50, p95 = (_quantile(ordered, share) for share in (_LOW, 0.5, _HIGH))
+        return cls(p5, p50, p95, statistics.fmean(ordered))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,8 @@ class Timing:
 
     @property
     def bytes_per_second(self) -> float:
-        """What a rank receives per second while :attr:`concurrent` transfers are under way, at the mean time."""
-        return self.concurrent * self.bytes / self.seconds.mean
+        """What all transfers of a rank move per second, at the median time. It is the source of some broadcasts."""
+        return self.concurrent * self.bytes / self.seconds.p50
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,8 @@ class Settings:
     """Time one in this many steps. 0: choose by the clock. All steps are counted."""
     timeout_s: float = 600.0
     """How long a rank waits for a peer, in seconds, before it fails."""
+    probe: Path | None = None
+    """File for a profile of the transfers between the ranks, measured when the first series is ready."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -372,6 +374,7 @@ _SETTINGS = (
         _timeout,
         f"a number of seconds from {MIN_TIMEOUT_S} to {MAX_TIMEOUT_S} (a week)",
     ),
+    _Setting("probe", "SWTRACE_PROBE", _read_path, "the path of a file"),
 )
 _BY_KEY = {each.key: each for each in _SETTINGS}
 _BY_FIELD = {each.field: each for each in _SETTINGS}

@@ -15,16 +15,21 @@ from tests.support.exported_run import recording, session
 __all__ = ["recording", "session"]
 
 SCENARIOS = Path(__file__).parent / "scenarios"
+COLLECTED_BY_NAME = ("prometheus", "vllm")
+"""Markers of tests that the Makefile looks for with grep, because pytest takes ten seconds to look into every file."""
 BACKSTOP_S = 7200
 """Ends a test with the marker ``vllm`` that hangs. What such a test waits for has limits of its own, which depend on
 what the processes do."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test that runs vLLM its time limit."""
+    """Give each test that runs vLLM its time limit. Refuse tests that their target would not find."""
     for item in items:
         if item.get_closest_marker("vllm"):
             item.add_marker(pytest.mark.timeout(BACKSTOP_S))
+        for name in COLLECTED_BY_NAME:
+            if item.get_closest_marker(name) and f"mark.{name}" not in item.path.read_text(encoding="utf-8"):
+                raise pytest.UsageError(f"{item.nodeid}: make test-{name} reads only files that say `mark.{name}`")
 
 
 def pytest_configure() -> None:

@@ -34,6 +34,7 @@ ENVIRONMENT = {
     "SWTRACE_RING_RECORDS": "1024",
     "SWTRACE_RING_KEEP": "90",
     "SWTRACE_TIMEOUT": "2.5",
+    "SWTRACE_PROBE": "/tmp/profile.json",
 }
 SETTINGS = Settings(
     enabled=True,
@@ -50,6 +51,7 @@ SETTINGS = Settings(
     ring_records=1024,
     ring_keep_s=90.0,
     timeout_s=2.5,
+    probe=Path("/tmp/profile.json"),
 )
 
 

@@ -16,6 +16,7 @@ from swtrace.cli.demo_vllm import demo_vllm
 from swtrace.cli.diff import diff
 from swtrace.cli.doctor.doctor import doctor
 from swtrace.cli.export import export
+from swtrace.cli.probe import probe
 from swtrace.cli.record import record
 from swtrace.cli.report import report
 from swtrace.cli.run import run
@@ -45,6 +46,7 @@ for name, command in (
     ("diff", diff),
     ("export", export),
     ("report", report),
+    ("probe", probe),
     ("doctor", doctor),
     ("clean", clean),
 ):

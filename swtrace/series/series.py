@@ -371,6 +371,10 @@ class Series:
             self._on_withdrawn(outcome)
         del work
         return_freed()
+        if self._running_series is not None and self._settings.probe is not None:
+            from swtrace.series.probe import probe_at_start
+
+            probe_at_start(self._constants.group, self.info, self._settings)
 
     def _watch(self, running: RunningSeries) -> None:
         """Start to intercept reads and changes of the layers' tensors."""

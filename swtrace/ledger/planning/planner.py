@@ -28,6 +28,7 @@ from swtrace.placement import OWNED, rolling_window_count, source_rank, static_w
 from swtrace.profile import BROADCAST, PULL, Profile, Timing
 from swtrace.share import NONE, Share
 from swtrace.trace.identity import SeriesInfo
+from swtrace.trace.schema import Clock
 
 _Float = npt.NDArray[np.float64]
 
@@ -156,7 +157,11 @@ class Planner:
             return None
         info = infos[0]
         overhead = _overhead_ns(_family(info), profile, info.layer_bytes)
-        workloads = [measure(run, info, overhead_ns=overhead) for run in runs]
+        contention = None
+        if info.clock == Clock.DEVICE.name.lower():  # work on a device does not wait for a core
+            probed = _probed(_family(info), profile, info.layer_bytes)
+            contention = 0.0 if probed is None else float(probed.contention[0])
+        workloads = [measure(run, info, overhead_ns=overhead, contention=contention) for run in runs]
         return cls(info, workloads, profile, scale_compute)
 
     # ---- predictions -------------------------------------------------------------------------
@@ -180,19 +185,18 @@ class Planner:
 
     def forecast(self, candidate: Candidate) -> Forecast | str:
         """Predict what a candidate would cost; or say why that is not known."""
-        refusal = self._refusal(candidate, self._layers(candidate.share)) or self.held_out
+        layers = self._layers(candidate.share)
+        refusal = self._refusal(candidate, layers) or self.held_out
         if refusal:
             return refusal
         found, own, measured = self._replay(candidate), self._replayed_own, self.measured
         # An error that both replays make cancels.
-        step = float((found.step_ns + (self._step - own.step_ns)).max())
-        stall = np.maximum(0.0, found.stall_ns + (self._stall - own.stall_ns))
-        ratio = float((stall / (found.step_ns + (self._step - own.step_ns))).max())
+        steps = found.step_ns + (self._step - own.step_ns)
+        stall = np.maximum(0.0, found.stall_ns + (self._stall - own.stall_ns)) if layers else np.zeros_like(steps)
+        step, ratio = float(steps.max()), float((stall / steps).max())
         missed_step, missed_ratio = self._missed
         spread = step * _spread(self._noise, DRIFT, missed_step, DOUBT * (step - measured.step_ns) / step)
-        around = _spread(DRIFT / 2, missed_ratio, DOUBT * (ratio - measured.stall_ratio))
-        if not candidate.share.layers(self._info.start_layer, self._info.start_layer + self._info.stack_layers):
-            around = 0.0  # nothing to wait for
+        around = _spread(DRIFT / 2, missed_ratio, DOUBT * (ratio - measured.stall_ratio)) if layers else 0.0
         stall_ratio = Interval(ratio, max(0.0, ratio - around), min(1.0, ratio + around))
         return Forecast(
             step_ns=Interval(step, max(0.0, step - spread), step + spread),
@@ -405,7 +409,7 @@ def _probed(family: str, profile: Profile | None, layer_bytes: int) -> _Channel 
 
 
 def _drawn_ns(family: str, profile: Profile | None, layer_bytes: int, shape: tuple[int, ...]) -> _Float:
-    """Return times of single transfers in ns, drawn from a profile: a line over sizes, the nearest one's spread."""
+    """Return times of single transfers in ns, drawn from a profile: its line over sizes, with the nearest spread."""
     timing = _timing(family, profile, layer_bytes, computing=False)
     line = profile.fixed_and_rate(family, 1, computing=False) if profile is not None else None
     if timing is None or line is None:

@@ -27,9 +27,11 @@ from swtrace.ledger.rendezvous import Rendezvous
 
 _Float = npt.NDArray[np.float64]
 
-WARM_UP = 2
-_SECTION = 6
+WARM_UP = 3
+_SECTION = 13
 """Steps of a section that count."""
+_APART_NS = 1e15
+"""Between the begins of two sections, so that all of them can be on one clock."""
 _ROUNDS = 3
 """Runs until contention and instants agree."""
 
@@ -120,7 +122,7 @@ class _Run:
 
     def __init__(self, workload: Workload, settings: Settings, rows: npt.NDArray[np.int64]) -> None:
         self._workload, self._settings = workload, settings
-        self._gap, self.moving = workload.gap[rows], settings.moving[rows]
+        self._skew, self._gap, self.moving = workload.skew[rows[:, 0]], workload.gap[rows], settings.moving[rows]
         self._rendezvous = Rendezvous(settings.rendezvous, len(workload.ranks), settings.source)
         self._serial = settings.queue == SERIAL
         shape = self.moving.shape
@@ -152,7 +154,7 @@ class _Run:
         sections, steps, ranks, positions = moving.shape
         k = self._settings.prefetch_step
         passed = self._workload.passed
-        now = np.zeros((sections, ranks)) + np.arange(sections)[:, np.newaxis] * 1e15
+        now = self._skew + np.arange(sections)[:, np.newaxis] * _APART_NS
         free = np.full((sections, ranks), -np.inf)
         for step in range(steps):
             self.begin[:, step] = now

@@ -25,6 +25,10 @@ _Float = npt.NDArray[np.float64]
 
 MOST_CONTENTION = 0.6
 """Upper bound of the contention: compute stops for less than this share of the time that transfers take."""
+_TYPICAL = 0.2
+"""What the contention is taken to be as far as too few transfers overlap with compute to show it."""
+_ENOUGH = 0.1
+"""Share of the compute that must overlap with transfers to show it."""
 _KEPT = 0.1
 """Share of a measured stretch of compute that remains at least when contention is taken out."""
 
@@ -44,6 +48,8 @@ class Workload:
     """``[knot]``: places in the stack. Layer ``i`` begins at ``i``."""
     linear_at: float
     """Where in a layer its linear is, as a share of the layer's compute."""
+    skew: _Float
+    """``[step, rank]``: begin of the step after that of the first rank."""
     gap: _Float
     """``[step, rank]``: end of a step to the beginning of the next."""
     moving: _Float
@@ -68,7 +74,7 @@ class Workload:
 
     def part(self, steps: slice) -> Workload:
         """Return some of the steps."""
-        arrays = ("curve", "gap", "moving", "computing", "step_ns", "stall_ns")
+        arrays = ("curve", "skew", "gap", "moving", "computing", "step_ns", "stall_ns")
         return replace(self, **{name: getattr(self, name)[steps] for name in arrays})
 
     def scaled(self, factor: float) -> Workload:
@@ -108,13 +114,17 @@ def consecutive(steps: Sequence[StepFacts]) -> list[StepFacts]:
     return run[::-1]
 
 
-def measure(run: Sequence[StepFacts], info: SeriesInfo, *, overhead_ns: float) -> Workload:
+def measure(
+    run: Sequence[StepFacts], info: SeriesInfo, *, overhead_ns: float, contention: float | None = None
+) -> Workload:
     """Take consecutive steps apart. The last one only shows when the one before issued its last transfers.
 
     Args:
         run: At least two steps, from :func:`consecutive`.
         info: The constants of their series.
         overhead_ns: What sharing a layer costs its rank's forward besides stalls: to issue a transfer.
+        contention: See :attr:`Workload.contention`. None: the time for which the kernel let the ranks wait for a core
+            shows it.
     """
     first = run[0]
     ranks = tuple(first.running)
@@ -141,11 +151,17 @@ def measure(run: Sequence[StepFacts], info: SeriesInfo, *, overhead_ns: float) -
     before = np.concatenate((begin[:, :, np.newaxis], wait_end[:, :, :-1]), axis=2)
     stretches = [(before, reach), (reach, wait_begin), (wait_end[:, :, -1:], end[:, :, np.newaxis])]
     overlaps = [busy.within(*stretch) for stretch in stretches]
-    overlap = sum(each.sum(axis=(0, 2)) for each in overlaps)
-    delayed = np.maximum(0.0, run_delay.sum(axis=0) - wake.sum(axis=(0, 2)))
-    contention = np.clip(delayed / np.maximum(1.0, overlap), 0.0, MOST_CONTENTION)
+    if contention is None:
+        overlap = np.sum([each.sum(axis=(0, 2)) for each in overlaps], axis=0)
+        compute = np.sum([(until - since).sum(axis=(0, 2)) for since, until in stretches], axis=0)
+        delayed = np.clip(run_delay.sum(axis=0) - wake.sum(axis=(0, 2)), 0.0, overlap)
+        unknown = np.maximum(0.0, _ENOUGH * compute - overlap) if receiver.any() else 0.0
+        shown = (delayed + _TYPICAL * unknown) / np.maximum(1.0, overlap + unknown)
+        contended = np.minimum(shown, MOST_CONTENTION)
+    else:
+        contended = np.full(len(ranks), contention)
     to_reach, to_linear, tail = (
-        np.maximum(until - since - contention[:, np.newaxis] * shorter, _KEPT * (until - since))
+        np.maximum(until - since - contended[:, np.newaxis] * shorter, _KEPT * (until - since))
         for (since, until), shorter in zip(stretches, overlaps, strict=True)
     )
     to_linear = np.maximum(0.0, to_linear - min(overhead_ns, float(np.quantile(to_linear, 0.25))))
@@ -168,12 +184,13 @@ def measure(run: Sequence[StepFacts], info: SeriesInfo, *, overhead_ns: float) -
         curve=parts.cumsum(axis=2),
         knots=knots,
         linear_at=linear_at,
+        skew=begin - begin.min(axis=1, keepdims=True),
         gap=gap,
         moving=moving,
         computing=computing,
         wake=wake[held & receiver],
         passed=float(np.median(passed)) if passed.size else 0.0,
-        contention=contention,
+        contention=contended,
         step_ns=end - begin,
         stall_ns=stall.sum(axis=2),
     )

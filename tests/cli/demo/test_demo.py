@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, cast
 import pytest
 
 from swtrace.cli.exit_codes import ExitCode
-from tests.support.commands import StartSwtrace, Swtrace, clean_environment, help_text, run_swtrace
+from tests.support.commands import SWTRACE, StartSwtrace, Swtrace, clean_environment, help_text, run_swtrace
 from tests.support.patience import eventually, patience
 from tests.support.processes import command_line, descendant, descendants, runs
 from tests.support.terminals import read_until
@@ -234,29 +234,63 @@ def test_ranks_outlive_whoever_watches_them(start_swtrace: StartSwtrace, marker:
     assert all(ring["lost"] == ring["pending"] == 0 for ring in result["summary"]["rings"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_nothing_is_left_behind(start_swtrace: StartSwtrace, number: signal.Signals, tmp_path: Path) -> None:
+class Ended(NamedTuple):
+    """A demo with a daemon that a signal ended amid its run."""
+
+    number: int
+    status: int
+    out: str
+    metrics: str
+    """What its daemon served last, under the URL that it printed."""
+    children: list[int]
+    folder: Path
+
+
+@pytest.fixture(scope="module", params=[signal.SIGINT, signal.SIGTERM])
+def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """Return a demo that was ended by this signal once it had served a step."""
+    temporary = tmp_path_factory.mktemp("ended")
+    environment = clean_environment(temporary) | {"SWTRACE_DIR": "", "TMPDIR": str(temporary)}
+    with subprocess.Popen(
+        [*SWTRACE, "demo", *ENDLESS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            folder = Path(until(process, r"rings in (\S+)/rings$")[1])
+            url = until(process, r"daemon: (http://\S+/metrics)")[1]
+            until(process, STEPPING)
+            children = descendants(process.pid)
+            metrics = ""
+
+            def served() -> bool:
+                nonlocal metrics
+                with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 (our own URL)
+                    metrics = answer.read().decode()
+                return 'series="demo.linear"' in metrics
+
+            eventually(served, "metrics of the demo's series")
+            process.send_signal(request.param)
+            out, _ = process.communicate(timeout=patience())
+        finally:
+            process.kill()
+    return Ended(request.param, process.returncode, out, metrics, children, folder)
+
+
+def test_the_daemon_serves_while_it_runs(ended: Ended) -> None:
+    """The printed URL answers with this run's metrics."""
+    assert 'series="demo.linear"' in ended.metrics
+
+
+def test_nothing_is_left_behind(ended: Ended) -> None:
     """However the demo is ended, every process it started ends, and its temporary folder goes."""
-    process = start_swtrace("demo", *ENDLESS, extra={"SWTRACE_DIR": "", "TMPDIR": str(tmp_path)})
-    folder = until(process, r"rings in (\S+)/rings$")[1]
-    until(process, STEPPING)
-    children = descendants(process.pid)
-    assert len(children) >= 5  # launcher, two ranks, reader, daemon
-    process.send_signal(number)
-    process.communicate(timeout=patience())
-    assert process.returncode == 128 + number
-    eventually(lambda: not any(map(runs, children)), f"{[command_line(child) for child in children]} end")
-    assert not Path(folder).exists()
+    assert len(ended.children) >= 5  # launcher, two ranks, reader, daemon
+    assert ended.status == 128 + ended.number
+    eventually(lambda: not any(map(runs, ended.children)), f"{[command_line(child) for child in ended.children]} end")
+    assert not ended.folder.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_ended_early_still_sums_up(start_swtrace: StartSwtrace, number: signal.Signals) -> None:
+def test_a_run_that_is_ended_early_still_sums_up(ended: Ended) -> None:
     """Ctrl-C and SIGTERM end the run with a summary of what it had."""
-    process = start_swtrace("demo", "--no-daemon", *ENDLESS)
-    until(process, STEPPING)
-    process.send_signal(number)
-    out, _ = process.communicate(timeout=patience())
-    assert "series demo.linear" in out
+    assert "series demo.linear" in ended.out
 
 
 def test_an_interrupted_demo_leaves_no_layer_in_memory(start_swtrace: StartSwtrace, tmp_path: Path) -> None:
@@ -280,21 +314,6 @@ def test_a_killed_demo_leaves_no_process(start_swtrace: StartSwtrace) -> None:
     process.communicate(timeout=patience())
     eventually(lambda: not any(map(runs, children)), "ranks, reader and daemon end")
     shutil.rmtree(folder)  # the one thing that nobody was left to remove
-
-
-def test_the_daemon_serves_while_it_runs(start_swtrace: StartSwtrace) -> None:
-    """The printed URL answers with this run's metrics."""
-    process = start_swtrace("demo", *ENDLESS)
-    url = until(process, r"daemon: (http://\S+/metrics)")[1]
-    until(process, STEPPING)
-
-    def served() -> bool:
-        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 (our own URL)
-            return 'series="demo.linear"' in answer.read().decode()
-
-    eventually(served, "metrics of the demo's series")
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=patience())
 
 
 def test_a_terminal_shows_the_run_live_and_then_its_summary(tmp_path: Path) -> None:
