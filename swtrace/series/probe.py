@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from random import Random
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
@@ -63,6 +64,9 @@ _START_S = 3.0
 _START_CONCURRENT = (1, 2)
 _START_TIMEOUT_S = 60.0
 """At the start of a series: how long to measure, what, and how long to wait for a peer."""
+_LEAST = 0.2
+"""Share of the time in which transfers must be under way. Otherwise the noise of the products exceeds their effect."""
+_RESAMPLED = 100
 _LOOK_S = 0.5
 """How often to look for a transfer that failed."""
 
@@ -281,6 +285,37 @@ class Transfers:
                 operation.wait()
 
 
+class Beside(NamedTuple):
+    """What a rank computed in a block, in ns."""
+
+    beside: int
+    """For how long a transfer was under way."""
+    whole: int
+    """How long the products took."""
+    solo: float
+    """How long they take without transfers."""
+
+
+def stretch(blocks: Sequence[Beside]) -> Spread | None:
+    """Return how many times as long products take while a transfer is under way, with the spread over resampled blocks.
+
+    Without a transfer a product progresses at its own rate. So the work that is left for the time beside transfers is
+    ``solo - (whole - beside)``, summed over all blocks.
+
+    Returns:
+        None if transfers were under way for too little of the time to know it.
+    """
+    if sum(block.beside for block in blocks) <= _LEAST * sum(block.whole for block in blocks):
+        return None
+    random = Random(0)  # noqa: S311 (a bootstrap, no secret)
+    found = []
+    for _ in range(_RESAMPLED):
+        beside, whole, solo = map(sum, zip(*random.choices(blocks, k=len(blocks)), strict=True))
+        if (alone := solo - (whole - beside)) > 0:
+            found.append(beside / alone)
+    return Spread.of(found) if found else None
+
+
 class Compute:
     """What a rank computes meanwhile: products of a few tokens with matrices that do not fit a cache, as in a decode.
 
@@ -290,8 +325,6 @@ class Compute:
     _WIDTH, _TOKENS, _MATRICES = 512, 8, 32
     _REFERENCE = 64
     """Products before a block, and again after it."""
-    _LEAST = 0.2
-    """Share of a block in which transfers must be under way. Otherwise the noise of the products exceeds the effect."""
 
     def __init__(self) -> None:
         """Make the matrices."""
@@ -307,17 +340,8 @@ class Compute:
             self._multiply()
         return (now_ns() - begin) / self._REFERENCE
 
-    def beside(self, transfers: Transfers) -> float | None:
-        """Issue transfers and compute until they are complete; return how they stretched the compute.
-
-        That is how many times as long a product took while a transfer was under way as without.
-
-        A product may be beside a transfer for only a part of its duration. So with O the time of all products beside a
-        transfer, D their whole duration and n their number: ``stretch = O / (n * reference - (D - O))``.
-
-        Returns:
-            None if transfers were under way for too little of the time to know it.
-        """
+    def beside(self, transfers: Transfers) -> Beside:
+        """Issue transfers between products until they are complete; return what that did to the products."""
         reference_ns = self._reference_ns()
         transfers.issue()
         begin = checked = now_ns()
@@ -331,9 +355,7 @@ class Compute:
                 transfers.look()
         end = now_ns()
         reference_ns = (reference_ns + self._reference_ns()) / 2
-        beside = _covered(transfers, begin, end)
-        alone = number * reference_ns - (end - begin - beside)
-        return beside / alone if alone > 0 and beside > self._LEAST * (end - begin) else None
+        return Beside(_covered(transfers, begin, end), end - begin, number * reference_ns)
 
     def _multiply(self) -> None:
         self._turn = (self._turn + 1) % self._MATRICES
@@ -368,7 +390,7 @@ class _Found:
 
     seconds: dict[tuple[int, int], list[float]] = field(default_factory=lambda: defaultdict(list))
     """By source and receiver."""
-    stretches: list[float] = field(default_factory=list)
+    computed: list[Beside] = field(default_factory=list)
     each_ns: float = 0.0
     """Time from one completion to the next in the last block."""
 
@@ -384,7 +406,7 @@ class _Block:
     issued_ns: list[int]
     ready_ns: list[int]
     sources: list[int]
-    stretch: float | None
+    computed: Beside | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -576,14 +598,14 @@ class _Run:
         count = min(max(count, _STEADY), _MOST) + ends
         channel = self._channels[kind.channel]
         transfers = Transfers(channel, kind.nbytes, kind.concurrent, count, chained=not kind.computing)
-        stretch = None
+        computed = None
         if kind.computing:
-            stretch = self._compute.beside(transfers)
+            computed = self._compute.beside(transfers)
         else:
             transfers.issue()
             transfers.wait()
         sources = [channel.source(index) for index in range(count)]
-        return _Block(transfers.issued_ns, transfers.ready_ns, sources, stretch)
+        return _Block(transfers.issued_ns, transfers.ready_ns, sources, computed)
 
     def _collect(self, kind: _Kind, mine: _Block) -> None:
         """Add a block, without the transfers at its beginning and end, when others were under way than in between."""
@@ -593,8 +615,8 @@ class _Run:
         joint = self._channels[kind.channel].family == BROADCAST
         shifts = [0] * self._world if self._one_clock else _shifts(blocks)
         for receiver, block in enumerate(blocks):
-            if block.stretch is not None:
-                found.stretches.append(block.stretch)
+            if block.computed is not None:
+                found.computed.append(block.computed)
             for index in range(kind.concurrent, len(block.sources) - kind.concurrent + 1):
                 source = block.sources[index]
                 if source != receiver:
@@ -616,19 +638,19 @@ class _Run:
                 computing=kind.computing,
                 samples=found.samples,
                 seconds=Spread.of(second for seconds in found.seconds.values() for second in seconds),
-                compute_stretch=Spread.of(self._stretches(kind)) if kind.computing else None,
+                compute_stretch=self._stretch(kind) if kind.computing else None,
             )
 
-    def _stretches(self, kind: _Kind) -> list[float]:
+    def _stretch(self, kind: _Kind) -> Spread:
         """Return how a kind stretched the compute.
 
         Where its transfers were too short to know it, the next size for which it is known stands in. A short transfer
         costs little time, whatever its stretch.
         """
         for nbytes in self._extent.sizes:
-            if nbytes >= kind.nbytes and (found := self._found[replace(kind, nbytes=nbytes)].stretches):
+            if nbytes >= kind.nbytes and (found := stretch(self._found[replace(kind, nbytes=nbytes)].computed)):
                 return found
-        return [1.0]
+        return Spread.of([1.0])
 
     def directions(self) -> Iterator[Direction]:
         """Yield how long one transfer takes from each rank to each other one, of the largest size."""

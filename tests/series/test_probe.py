@@ -14,7 +14,7 @@ from swtrace.errors import TransportError
 from swtrace.profile import Profile
 from swtrace.series import RankGroup, Series
 from swtrace.series import probe as module
-from swtrace.series.probe import BroadcastChannel, Extent, Transfers, _Block, _covered, _shifts, probe
+from swtrace.series.probe import Beside, BroadcastChannel, Extent, Transfers, _Block, _covered, _shifts, probe, stretch
 from swtrace.settings import Settings
 from tests.support.ranks import run_ranks
 
@@ -141,6 +141,20 @@ def test_a_series_with_a_file_to_write_is_timed_when_it_starts(probed: list[Prob
 def test_a_probe_that_fails_does_not_keep_a_series_from_running(probed: list[Probed]) -> None:
     """The failure is a warning: the series runs its steps."""
     assert [each.steps for each in probed] == [1, 1]
+
+
+def test_a_stretch_is_what_transfers_cost_the_products_beside_them() -> None:
+    """10 ms of products took 13 ms, of which 6 ms were beside transfers: in these, 3 ms of work took twice as long."""
+    found = stretch([Beside(6_000_000, 13_000_000, 10_000_000)] * 3)
+    assert found is not None
+    assert found.p50 == pytest.approx(2.0)
+    assert found.p95 == pytest.approx(2.0)
+
+
+def test_a_stretch_is_unknown_where_transfers_are_short() -> None:
+    """A transfer of 20 us in 10 ms of products, whose own noise is larger, says nothing about its effect."""
+    assert stretch([Beside(20_000, 10_300_000, 10_000_000)]) is None
+    assert stretch([]) is None
 
 
 def test_clocks_of_two_hosts_are_aligned_by_transfers_in_both_directions() -> None:
