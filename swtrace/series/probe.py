@@ -92,6 +92,16 @@ class Extent:
         return cls(tuple(sorted(sizes)) or (largest,), seconds=seconds)
 
 
+class Memory:
+    """What a rank sends from, and what it receives into."""
+
+    def __init__(self, own: int, extent: Extent) -> None:
+        """Fill the layers with the number of the rank."""
+        largest = extent.sizes[-1]
+        self.layers = torch.full((max(largest, _REGION),), own % 251, dtype=torch.uint8)
+        self.windows = torch.full((max(extent.concurrent) * largest,), 255, dtype=torch.uint8)
+
+
 class Channel(Protocol):
     """One transport between the ranks, made for transfers of this probe."""
 
@@ -121,13 +131,13 @@ class BroadcastChannel:
 
     family = BROADCAST
 
-    def __init__(self, group: Group, extent: Extent, timeout_s: float) -> None:
+    def __init__(self, group: Group, memory: Memory, timeout_s: float) -> None:
         """Make the communicator; all ranks must do so in the same order."""
         self._transport = TorchTransport(group, description="swtrace:probe", timeout_s=timeout_s)
         self.name = self._transport.name
         self.gather = self._transport.gather
         self._own, self._world = group.rank_in_group, group.world_size
-        self.layers, self.windows = _memory(self._own, extent)
+        self._memory = memory
 
     def source(self, index: int) -> int:
         """Return the rank whose turn it is."""
@@ -137,9 +147,9 @@ class BroadcastChannel:
         """Start a broadcast from this rank's layers, or into one of its windows."""
         source = self.source(index)
         if source == self._own:
-            buffer = _slot(self.layers, nbytes, index)
+            buffer = _slot(self._memory.layers, nbytes, index)
         else:
-            buffer = _slot(self.windows, nbytes, index % concurrent)
+            buffer = _slot(self._memory.windows, nbytes, index % concurrent)
         return self._transport.issue(buffer, _Moved(0, source), on_ready)
 
     def close(self) -> None:
@@ -152,8 +162,8 @@ class PullChannel:
 
     name = family = PULL
 
-    def __init__(self, folder: ShareFolder, group: Group, extent: Extent) -> None:
-        """Publish this rank's memory. :meth:`open` follows, once every rank has done so.
+    def __init__(self, folder: ShareFolder, group: Group, memory: Memory) -> None:
+        """Publish this rank's layers. :meth:`open` follows, once every rank has done so.
 
         Raises:
             TransportError: the folder cannot be used, or has no room.
@@ -163,19 +173,18 @@ class PullChannel:
         self._copier: Copier | None = None
         self._origins: dict[int, Tensor] = {}
         folder.join()
-        layers, self.windows = _memory(self._own, extent)
-        self._nbytes = layers.nbytes
-        self.layers = Publication(folder, self._own).publish(f"layer-{self._own}", layers)
+        self._memory = memory
+        Publication(folder, self._own).publish(f"layer-{self._own}", memory.layers)
 
     def open(self) -> None:
-        """Map the other ranks' memory and start the copier.
+        """Map the other ranks' layers and start the copier.
 
         Raises:
             TransportError: a rank has published none.
         """
         for rank in range(self._world):
             if rank != self._own:
-                mapping = self._folder.map(f"layer-{rank}", self._nbytes, writable=False)
+                mapping = self._folder.map(f"layer-{rank}", self._memory.layers.nbytes, writable=False)
                 self._origins[rank] = tensor_of(mapping)
         self._copier = Copier("swtrace-copier probe", lambda: None)
 
@@ -186,7 +195,7 @@ class PullChannel:
     def issue(self, index: int, nbytes: int, concurrent: int, on_ready: OnReady) -> Operation:
         """Start a copy into one of this rank's windows."""
         origin = _slot(self._origins[self.source(index)], nbytes, index)
-        buffer = _slot(self.windows, nbytes, index % concurrent)
+        buffer = _slot(self._memory.windows, nbytes, index % concurrent)
         return self._copier.copy(buffer, origin, on_ready)  # type: ignore[union-attr]
 
     def close(self) -> None:
@@ -195,13 +204,6 @@ class PullChannel:
             self._copier.close()
         self._origins.clear()
         self._folder.leave()
-
-
-def _memory(own: int, extent: Extent) -> tuple[Tensor, Tensor]:
-    """Return what a rank sends from, filled with its number, and what it receives into."""
-    largest = extent.sizes[-1]
-    layers = torch.full((max(largest, _REGION),), own % 251, dtype=torch.uint8)
-    return layers, torch.full((max(extent.concurrent) * largest,), 255, dtype=torch.uint8)
 
 
 def _slot(memory: Tensor, nbytes: int, index: int) -> Tensor:
@@ -447,7 +449,8 @@ def probe(
     if (name := backend(group)) != GLOO:
         raise TransportError(f"transfers between devices ({name}) cannot be timed yet")
     with ExitStack() as stack:
-        broadcast = BroadcastChannel(group, extent, settings.timeout_s)
+        memory = Memory(group.rank_in_group, extent)
+        broadcast = BroadcastChannel(group, memory, settings.timeout_s)
         stack.callback(broadcast.close)
         gather = broadcast.gather
         channels: list[Channel] = [broadcast]
@@ -457,7 +460,7 @@ def probe(
         pulled: PullChannel | str
         one_clock = len({clock for _, clock, _ in about}) == 1
         if one_clock:
-            pulled = _pull_channel(group, extent, settings, gather, run=about[0][0])
+            pulled = _pull_channel(group, memory, settings, gather, run=about[0][0])
         else:
             pulled = f"the ranks are on several hosts ({', '.join(hosts)})"
         if isinstance(pulled, str):
@@ -511,14 +514,14 @@ def probe_at_start(group: Group, info: SeriesInfo, settings: Settings) -> None:
 
 
 def _pull_channel(
-    group: Group, extent: Extent, settings: Settings, gather: Callable[[object], list[object]], *, run: str
+    group: Group, memory: Memory, settings: Settings, gather: Callable[[object], list[object]], *, run: str
 ) -> PullChannel | str:
     """Return a channel that pulls; on all ranks, the same reason why there is none."""
     ranks = tuple(group.ranks)
     channel, problem = None, ""
     try:
         path = settings.ring_directory() / folder_name(f"probe-{run}", "probe", ranks)
-        channel = PullChannel(ShareFolder(path, ranks, group.rank_in_group, settings.timeout_s), group, extent)
+        channel = PullChannel(ShareFolder(path, ranks, group.rank_in_group, settings.timeout_s), group, memory)
     except TransportError as error:
         problem = str(error)
     problems = [str(each) for each in gather(problem) if each]

@@ -14,7 +14,18 @@ from swtrace.errors import TransportError
 from swtrace.profile import Profile
 from swtrace.series import RankGroup, Series
 from swtrace.series import probe as module
-from swtrace.series.probe import Beside, BroadcastChannel, Extent, Transfers, _Block, _covered, _shifts, probe, stretch
+from swtrace.series.probe import (
+    Beside,
+    BroadcastChannel,
+    Extent,
+    Memory,
+    Transfers,
+    _Block,
+    _covered,
+    _shifts,
+    probe,
+    stretch,
+)
 from swtrace.settings import Settings
 from tests.support.ranks import run_ranks
 
@@ -61,7 +72,7 @@ def _started(folder: Path) -> tuple[Profile, int]:
     torch.distributed.barrier()
     written = Profile.read(folder.parent / "profile.json")
     module._probed.clear()
-    module.probe = _fails
+    module.probe = _fails  # type: ignore[assignment]
     series = _series(settings)
     with series.step():
         for layer in range(3):
@@ -79,11 +90,12 @@ def _probed(_rank: int, folder: str) -> Probed:
     outcome = probe(group, extent, settings, progress=lambda progress: kinds.add(progress.kind))
     torch.distributed.barrier()
     left = tuple(path.name for path in Path(folder).iterdir())
-    channel = BroadcastChannel(group, extent, 60)
+    memory = Memory(group.rank_in_group, extent)
+    channel = BroadcastChannel(group, memory, 60)
     transfers = Transfers(channel, SIZES[0], 2, 8)
     transfers.issue()
     transfers.wait()
-    received = channel.windows[: 2 * SIZES[0]].view(2, -1)
+    received = memory.windows[: 2 * SIZES[0]].view(2, -1)
     assert (received == received[:, :1]).all()
     written, steps = _started(Path(folder))
     return Probed(outcome.profile, outcome.left_out, len(kinds), left, written, steps, received[:, 0].tolist())
