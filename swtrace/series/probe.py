@@ -66,7 +66,10 @@ _START_TIMEOUT_S = 60.0
 """At the start of a series: how long to measure, what, and how long to wait for a peer."""
 _LEAST = 0.2
 """Share of the time in which transfers must be under way. Otherwise the noise of the products exceeds their effect."""
-_RESAMPLED = 100
+_RESAMPLED, _HIGH = 100, 0.95
+"""How often blocks are resampled, and the share of them that must give a stretch."""
+_KNOWN = 2.0
+"""A stretch is known if its 95 % quantile is below this multiple of its 5 % quantile."""
 _LOOK_S = 0.5
 """How often to look for a transfer that failed."""
 
@@ -315,7 +318,7 @@ def stretch(blocks: Sequence[Beside]) -> Spread | None:
         beside, whole, solo = map(sum, zip(*random.choices(blocks, k=len(blocks)), strict=True))
         if (alone := solo - (whole - beside)) > 0:
             found.append(beside / alone)
-    return Spread.of(found) if found else None
+    return Spread.of(found) if len(found) > _HIGH * _RESAMPLED else None
 
 
 class Compute:
@@ -647,13 +650,17 @@ class _Run:
     def _stretch(self, kind: _Kind) -> Spread:
         """Return how a kind stretched the compute.
 
-        Where its transfers were too short to know it, the next size for which it is known stands in. A short transfer
-        costs little time, whatever its stretch.
+        Where its transfers were too short, or the machine too noisy, to know it, those of larger sizes count too. A
+        short transfer costs little time, whatever its stretch.
         """
+        found, blocks = None, list[Beside]()
         for nbytes in self._extent.sizes:
-            if nbytes >= kind.nbytes and (found := stretch(self._found[replace(kind, nbytes=nbytes)].computed)):
-                return found
-        return Spread.of([1.0])
+            if nbytes >= kind.nbytes:
+                blocks += self._found[replace(kind, nbytes=nbytes)].computed
+                found = stretch(blocks) or found
+                if found is not None and found.p95 < _KNOWN * found.p5:
+                    break
+        return found or Spread.of([1.0])
 
     def directions(self) -> Iterator[Direction]:
         """Yield how long one transfer takes from each rank to each other one, of the largest size."""

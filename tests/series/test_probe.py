@@ -85,6 +85,7 @@ def _started(folder: Path) -> tuple[Profile, int]:
 
 def _probed(_rank: int, folder: str) -> Probed:
     group, settings = RankGroup.world(), Settings(directory=Path(folder))
+    module._BLOCK_NS = 5_000_000
     extent = Extent(SIZES, CONCURRENT, seconds=0.0)
     kinds: set[str] = set()
     outcome = probe(group, extent, settings, progress=lambda progress: kinds.add(progress.kind))
