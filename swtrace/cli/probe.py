@@ -21,7 +21,7 @@ from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import size
 from swtrace.cli.signals import exit_in_order
 from swtrace.settings import Settings
-from swtrace.units import counted
+from swtrace.units import counted, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -102,7 +102,7 @@ def probe(
             options = ["--largest", largest, *(word for each in exact or () for word in ("--bytes", each))]
             started = _start_ranks(stack, ranks or _RANKS, [*options, "--seconds", str(seconds), "--meet", str(meet)])
         _await(started)
-        outcome = _measure(sizes, seconds, settings, meet)
+        outcome = _measure(sizes, seconds, settings, meet, started)
         while any(child.readable for child in started):  # a rank that is terminated while it exits says so
             wait_for_lines(started, _LINE_S)
             for child in started:
@@ -173,7 +173,9 @@ def _await(started: Sequence[Child]) -> None:
                 raise CommandError(f"rank {rank} ended before it could be timed", ExitCode.RANK_LOST)
 
 
-def _measure(sizes: Sequence[int], seconds: float, settings: Settings, meet: Path | None) -> Outcome | None:
+def _measure(
+    sizes: Sequence[int], seconds: float, settings: Settings, meet: Path | None, started: Sequence[Child]
+) -> Outcome | None:
     """Join the world and measure. Return the outcome on rank 0, and None on all other ranks.
 
     The ranks meet at a file that the command made, or where their launcher says.
@@ -199,8 +201,12 @@ def _measure(sizes: Sequence[int], seconds: float, settings: Settings, meet: Pat
         with _Shown(extent, world, narration(), quiet=rank != 0) as shown:
             outcome = probe(RankGroup.world(), extent, settings, progress=shown)
         dist.destroy_process_group()
+    except ValueError as error:
+        raise CommandError(f"the ranks cannot meet: {reason(error)}", ExitCode.USAGE) from error
     except RuntimeError as error:
-        raise CommandError(f"the probe ended because a rank was lost: {reason(error)}", ExitCode.RANK_LOST) from error
+        ended = [rank for rank, child in enumerate(started, 1) if child.status is not None]
+        who = listed("rank", ended) if ended else "a rank"
+        raise CommandError(f"the probe ended because it lost {who}: {reason(error)}", ExitCode.RANK_LOST) from error
     return outcome if rank == 0 else None
 
 
