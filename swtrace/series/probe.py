@@ -398,7 +398,8 @@ class _Found:
 
     seconds: dict[tuple[int, int], list[float]] = field(default_factory=lambda: defaultdict(list))
     """By source and receiver."""
-                issue_seconds=Spread.of(found.calls),
+    calls: list[float] = field(default_factory=list)
+    """Seconds of each call that issued a transfer."""
     computed: list[Beside] = field(default_factory=list)
     each_ns: float = 0.0
     """Time from one completion to the next in the last block."""
@@ -616,8 +617,7 @@ class _Run:
             transfers.issue()
             transfers.wait()
         sources = [channel.source(index) for index in range(count)]
-                issue_seconds=Spread.of(found.calls),
-        return _Block(transfers.issued_ns, transfers.ready_ns, sources, computed)
+        return _Block(transfers.issued_ns, transfers.calls_ns, transfers.ready_ns, sources, computed)
 
     def _collect(self, kind: _Kind, mine: _Block) -> None:
         """Add a block, without the transfers at its beginning and end, when others were under way than in between."""
@@ -627,7 +627,7 @@ class _Run:
         joint = self._channels[kind.channel].family == BROADCAST
         shifts = [0] * self._world if self._one_clock else _shifts(blocks)
         for receiver, block in enumerate(blocks):
-                issue_seconds=Spread.of(found.calls),
+            found.calls += [max(1, call) * 1e-9 for call in block.calls_ns]
             if block.computed is not None:
                 found.computed.append(block.computed)
             for index in range(kind.concurrent, len(block.sources) - kind.concurrent + 1):
