@@ -1,0 +1,268 @@
+"""Real vLLM on two CPU ranks: what `swtrace plan` predicts from a run that shares nothing, and what then happens.
+
+As a user would: `swtrace probe` times the transports for the layer's size; vLLM runs with ``SWTRACE_SHARE=none`` and is
+recorded; `swtrace plan` recommends settings. Then vLLM runs with these, and with two other settings. Every repetition
+has a recording of its own, from which the others of the same repetition are predicted; only the recommendation is that
+of the first. Within a repetition, the settings run in random order.
+
+A step is a decode step of the whole batch. Step time is the mean of the rank with the longest, stall that of the most
+stalled rank. Memory is what the linears of a rank hold in the end, each storage counted once. Needs vLLM:
+``.venv-vllm/bin/python -m benchmarks.plan_vllm``, which takes about a minute for each repetition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import swtrace
+from swtrace.cli.vllm_ranks import TinyLlama, Workload, run_ranks
+from swtrace.trace.schema import Phase
+
+SERIES = "self_attn.o_proj"
+RANKS = 2
+PROMPTS = tuple((7 + request, 9, 11, 13) for request in range(4))
+WARM_UP = 8
+"""Decode steps that do not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a run shares, and how."""
+
+    share: str
+    prefetch_step: int
+    transport: str
+
+    @classmethod
+    def of(cls, prediction: dict[str, Any]) -> Setting:
+        """Return that of a prediction in the plan's JSON."""
+        return cls(prediction["share"], prediction["prefetch_step"], prediction["transport"])
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the variables that set it."""
+        shared = {"SWTRACE_PREFETCH_STEP": str(self.prefetch_step), "SWTRACE_TRANSPORT": self.transport}
+        return {"SWTRACE_SHARE": self.share} | ({} if self == UNSHARED else shared)
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return "not shared" if self == UNSHARED else f"{self.share}, k = {self.prefetch_step}, {self.transport}"
+
+
+UNSHARED = Setting("none", 0, "broadcast")
+OTHERS = (Setting("all", 1, "broadcast"), Setting("1/2", 2, "pull"), Setting("1/4", 1, "broadcast"))
+"""The first two of these that are not recommended run, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run gave."""
+
+    step_ms: float
+    stall: float
+    memory_mib: float
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A prediction, and the run that followed."""
+
+    setting: Setting
+    predicted: dict[str, Any]
+    outcome: Outcome
+
+    @property
+    def step_error(self) -> float:
+        """Return the error of the predicted step time, as a share of what happened."""
+        return float(1e3 * self.predicted["step_seconds"]["value"] / self.outcome.step_ms - 1)
+
+    @property
+    def stall_error(self) -> float:
+        """Return the error of the predicted stall ratio."""
+        return float(self.predicted["stall_ratio"]["value"] - self.outcome.stall)
+
+
+def held_bytes(llm: Any) -> int:
+    """Return the bytes that the series' linears hold in a rank, counting each storage once."""
+    worker = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
+    storages = {
+        parameter.untyped_storage().data_ptr(): parameter.untyped_storage().nbytes()
+        for name, parameter in worker.get_model().named_parameters()
+        if f".{SERIES}." in name
+    }
+    return sum(storages.values())
+
+
+class Bench:
+    """Runs vLLM and swtrace in one folder."""
+
+    def __init__(self, folder: Path, model: TinyLlama, tokens: int) -> None:
+        """Write the model."""
+        self._folder, self._runs = folder, 0
+        model.save(folder / "model")
+        self._workload = Workload(folder / "model", PROMPTS, tokens, inspect=held_bytes)
+
+    def probe(self, layer_bytes: int) -> Path:
+        """Time the transports between two ranks; return the profile."""
+        profile = self._folder / "profile.json"
+        self._swtrace("probe", "--ranks", str(RANKS), "--bytes", str(layer_bytes), "--output", str(profile))
+        return profile
+
+    def run(self, setting: Setting) -> tuple[Outcome, Path]:
+        """Run vLLM; return what it gave, and the recording."""
+        self._runs += 1
+        folder = self._folder / str(self._runs)
+        rings = folder / "rings"
+        rings.mkdir(mode=0o700, parents=True)
+        environment = {
+            "SWTRACE": "1",
+            "SWTRACE_DIR": str(rings),
+            "SWTRACE_SERIES": SERIES,
+            "SWTRACE_STRICT": "1",
+            "SWTRACE_TIME_EVERY": "1",
+            **setting.environment,
+        }
+        ranks = run_ranks(self._workload, folder, ranks=RANKS, environment=environment)
+        recording = folder / "run.swrec"
+        self._swtrace("record", "--dir", str(rings), "--until-end", "--output", str(recording))
+        return _outcome(rings, max(rank.inspected for rank in ranks)), recording
+
+    def plan(self, recording: Path, profile: Path, max_stall: str, settings: Sequence[Setting] = ()) -> dict[str, Any]:
+        """Return the plan for a recording, with predictions for what is tried by default, or for these settings."""
+        options: list[str] = []
+        for setting in settings:
+            if setting != UNSHARED:
+                options += ["--share", setting.share]
+        if settings:
+            options += ["--prefetch-step", ",".join(str(each.prefetch_step) for each in settings if each != UNSHARED)]
+        text = self._swtrace(
+            *("plan", str(recording), "--profile", str(profile), "--phase", "decode", "--warmup", str(WARM_UP)),
+            *("--max-stall", max_stall, *options, "--json"),
+        )
+        document: dict[str, Any] = json.loads(text)
+        (plan,) = document["series"]
+        return plan
+
+    def _swtrace(self, *arguments: str) -> str:
+        command = [sys.executable, "-m", "swtrace", *arguments]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=self._folder).stdout
+
+
+def _outcome(rings: Path, held: int) -> Outcome:
+    with swtrace.open(rings) as session:
+        steps = [step for step in session.steps() if step.common_phase is Phase.DECODE]
+    took, stalled = [], []
+    for rank in range(RANKS):
+        of_rank = [step for step in steps if step.ended[rank]][WARM_UP:]
+        took.append(statistics.mean(float(step.duration_ns[rank]) for step in of_rank))
+        stalled.append(statistics.mean(float(step.stall_ns[rank].sum()) for step in of_rank))
+    ratio = float((np.array(stalled) / np.array(took)).max())
+    return Outcome(max(took) / 1e6, ratio, held / 2**20)
+
+
+def cases(bench: Bench, profile: Path, repetitions: int, max_stall: str) -> Iterator[Case]:
+    """Yield the cases of all repetitions."""
+    chance = random.Random(1)  # noqa: S311 - reproducible
+    settings: list[Setting] = []
+    for repetition in range(repetitions):
+        _, recording = bench.run(UNSHARED)
+        if not settings:
+            chosen = bench.plan(recording, profile, max_stall)
+            print(chosen["answer"], *chosen["details"], sep="\n")
+            recommended = Setting.of(chosen["chosen"])
+            others = [each for each in OTHERS if each != recommended]
+            settings = list(dict.fromkeys((recommended, UNSHARED, *others[:2])))
+        plan = bench.plan(recording, profile, max_stall, settings)
+        for setting in chance.sample(settings, len(settings)):
+            print(f"repetition {repetition + 1} of {repetitions}: {setting}", file=sys.stderr)
+            predicted = next(each for each in plan["predictions"] if Setting.of(each) == setting)
+            outcome, _ = bench.run(setting)
+            yield Case(setting, predicted, outcome)
+
+
+def table(found: Sequence[Case]) -> Iterator[str]:
+    """Yield a line for each run, ordered by setting."""
+    yield (
+        f"{'setting':<26}{'step, ms: predicted':>24}{'measured':>10}{'error':>9}{'':>8}"
+        f"{'stall, %: predicted':>24}{'measured':>10}{'error':>8}{'':>8}{'MiB: predicted':>18}{'counted':>9}"
+    )
+    for setting in dict.fromkeys(case.setting for case in found):
+        for case in (case for case in found if case.setting == setting):
+            step, stall, outcome = case.predicted["step_seconds"], case.predicted["stall_ratio"], case.outcome
+            yield (
+                f"{setting!s:<26}{_interval(step, 1e3, 1):>24}{outcome.step_ms:>10.1f}{100 * case.step_error:>+8.1f}%"
+                f"{_within(step, 1e3, outcome.step_ms):>8}{_interval(stall, 100, 1):>24}{100 * outcome.stall:>10.1f}"
+                f"{100 * case.stall_error:>+8.1f}{_within(stall, 1, outcome.stall):>8}"
+                f"{case.predicted['memory_bytes'] / 2**20:>18.0f}{outcome.memory_mib:>9.0f}"
+            )
+
+
+def summary(found: Sequence[Case]) -> Iterator[str]:
+    """Yield a line for each setting: medians, with the least and the most."""
+    for setting in dict.fromkeys(case.setting for case in found):
+        of_one = [case for case in found if case.setting == setting]
+        steps = [case.outcome.step_ms for case in of_one]
+        predicted = [1e3 * case.predicted["step_seconds"]["value"] for case in of_one]
+        stalls = [100 * case.outcome.stall for case in of_one]
+        foreseen = [100 * case.predicted["stall_ratio"]["value"] for case in of_one]
+        yield (
+            f"{setting!s:<26} step: predicted {_spread(predicted)} ms, measured {_spread(steps)} ms; "
+            f"stall: predicted {_spread(foreseen)} %, measured {_spread(stalls)} %"
+        )
+
+
+def _interval(interval: dict[str, float], factor: float, digits: int) -> str:
+    value, low, high = (f"{factor * interval[name]:.{digits}f}" for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def _within(interval: dict[str, float], factor: float, value: float) -> str:
+    return "within" if factor * interval["low"] <= value <= factor * interval["high"] else "-"
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.1f} [{min(values):.1f}, {max(values):.1f}]"
+
+
+def main() -> None:
+    """Measure, predict and print."""
+    import torch
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--hidden", type=int, default=1024)
+    parser.add_argument("--tokens", type=int, default=136, help="of each request (default 136)")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--max-stall", default="2%", help="what the recommended settings may stall (default 2%%)")
+    arguments = parser.parse_args()
+    model = TinyLlama(layers=arguments.layers, hidden=arguments.hidden)
+    print(f"$ {' '.join(['python -m benchmarks.plan_vllm', *sys.argv[1:]])}")
+    cpu = f"{os.cpu_count()} cores, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    layer_bytes = 2 * arguments.hidden**2
+    print(
+        f"{cpu}; two ranks of vLLM on gloo; random Llama of {arguments.layers} layers of width {arguments.hidden}, "
+        f"bfloat16, eager, {len(PROMPTS)} requests; {SERIES} has {layer_bytes / 2**20:g} MiB per layer"
+    )
+    with tempfile.TemporaryDirectory(prefix="swtrace-plan-vllm-") as folder:
+        bench = Bench(Path(folder), model, arguments.tokens)
+        profile = bench.probe(layer_bytes)
+        found = list(cases(bench, profile, arguments.repetitions, arguments.max_stall))
+    print("", *table(found), "", *summary(found), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
