@@ -139,7 +139,7 @@ def fleet() -> Dashboard:
                 Ask(queries.RANKS_BY_STALL_RATIO),
                 (
                     *("rank", "host_name", "series", "instance", "run", "model", "transport", "windows", "num_layers"),
-                    *("group_size", "clock", "swtrace_version"),
+                    *("stack_layers", "group_size", "clock", "swtrace_version"),
                 ),
                 value=panels.Value(
                     "Stall ratio",
@@ -177,6 +177,27 @@ def fleet() -> Dashboard:
                 Ask(queries.quantile(0.5, "swtrace_step_duration_seconds", "phase"), "{{phase}} median"),
                 Ask(queries.quantile(0.95, "swtrace_step_duration_seconds", "phase"), "{{phase}} 95 %"),
                 unit="s",
+            ),
+            collapsed=True,
+        ),
+        Row(
+            "Plan",
+            9,
+            (12, 12),
+            panels.planned(
+                "Step time and plan",
+                "Mean time of a step on the rank with the longest: predicted by the plan of the run, with the "
+                "ends of its range, and measured over the last 64 timed steps. Good: measured is not above "
+                "high. Empty without SWTRACE_PLAN, or if the plan is for other settings.",
+                queries.PLANNED_STEP,
+                unit="s",
+            ),
+            panels.planned(
+                "Stall ratio and plan",
+                "Stall ratio of the most stalled rank: predicted by the plan, with the ends of its range, and measured "
+                "over the last 64 timed steps. Good: measured is not above high.",
+                queries.PLANNED_STALL_RATIO,
+                unit="percentunit",
             ),
             collapsed=True,
         ),

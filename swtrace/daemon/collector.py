@@ -23,10 +23,12 @@ from swtrace.daemon.exemplars import BucketExemplars, WaitExemplar
 from swtrace.daemon.labels import Labelling, Labels
 from swtrace.daemon.snapshot import ExportOutcome, Health, Snapshot, WatchedSource, watched_sources
 from swtrace.ledger.alignment import AlignedClock
-from swtrace.ledger.facts import Distribution, SeriesRankFacts
+from swtrace.ledger.comparison import Comparison, compare
+from swtrace.ledger.facts import Distribution, Recent, SeriesRankFacts
 from swtrace.observing import Observation, ObservedRank
 from swtrace.observing.observation import SeriesEntry, series_key
-from swtrace.trace.identity import RankKey
+from swtrace.plan_file import Interval
+from swtrace.trace.identity import Planned, RankKey
 from swtrace.trace.ring_reader import Occupancy
 from swtrace.version import __version__
 
@@ -137,10 +139,31 @@ class FactsRow(RankRow):
     facts: SeriesRankFacts
     slowest: BucketExemplars
     excess_share: float
+    compared: Comparison | None
+    """What the plan predicts for the series."""
 
     def step_duration(self) -> dict[str, Distribution]:
         """Return step durations of the phases that have occurred. All five would make up half of an exposition."""
         return {phase: steps for phase, steps in self.facts.totals.step_duration.items() if steps.count}
+
+    def planned_step(self) -> dict[str, float] | None:
+        """Return the step time by the plan, in seconds, and as measured; None without a plan for this run."""
+        figures = self._planned(lambda plan: plan.step_ns, lambda recent: recent.step_ns / recent.steps)
+        return figures and {kind: ns / 1e9 for kind, ns in figures.items()}
+
+    def planned_stall_ratio(self) -> dict[str, float] | None:
+        """Return the stall ratio by the plan and as measured; None without a plan for this run."""
+        return self._planned(lambda plan: plan.stall_ratio, lambda recent: recent.stall_ratio or 0.0)
+
+    def _planned(
+        self, predicted: Callable[[Planned], Interval], measured: Callable[[Recent], float]
+    ) -> dict[str, float] | None:
+        compared = self.compared
+        if compared is None or compared.differs:
+            return None
+        interval, recent = predicted(compared.planned), self.facts.recent_as_planned
+        figures = {"predicted": interval.value, "low": interval.low, "high": interval.high}
+        return figures | ({"measured": measured(recent)} if recent is not None and recent.steps else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,6 +432,22 @@ _DECLARED = (
     ),
     Metric(
         "gauge",
+        "swtrace_planned_step_seconds",
+        FactsRow,
+        FactsRow.planned_step,
+        "Mean time of a step: predicted by the plan, with the ends of its range, and measured over the last 64 steps.",
+        by="kind",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_planned_stall_ratio",
+        FactsRow,
+        FactsRow.planned_stall_ratio,
+        "Stall ratio: predicted by the plan, with the ends of its range, and measured over the last 64 steps.",
+        by="kind",
+    ),
+    Metric(
+        "gauge",
         "swtrace_prefetch_step",
         SeriesRow,
         SeriesRow.prefetch_step,
@@ -639,6 +678,7 @@ class SnapshotCollector(Collector):
             for group_rank in clock.group_ranks
         }
         stragglers = observation.stragglers()
+        compared = {series.key: compare(series) for series in observation.facts.series}
         for rank in ranks:
             rank_key = rank.rank.key
             facts = known.get(rank_key)
@@ -649,7 +689,8 @@ class SnapshotCollector(Collector):
                 series = series_facts.get(key)
                 yield SeriesRow(labels, rank.rank, entry, series)
                 if series is not None:
-                    row = labels, rank.rank, series, snapshot.exemplars.get(key, {}), stragglers.get(key, 0.0)
+                    of_bucket, excess = snapshot.exemplars.get(key, {}), stragglers.get(key, 0.0)
+                    row = labels, rank.rank, series, of_bucket, excess, compared.get(key[1])
                     yield FactsRow(*row)
                     if series.info.shared:
                         yield SharedRow(*row)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from swtrace.ledger.alignment import AlignedClock
 from swtrace.ledger.requests import Links
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
-from swtrace.trace.schema import StepFlag
+from swtrace.trace.schema import Phase, StepFlag
 
 Nanoseconds = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -239,6 +239,13 @@ class StepFacts(_LazyFacts):
         return np.where(self.ended, self.end_ns - self.begin_ns, 0)
 
     @property
+    def common_phase(self) -> Phase:
+        """The phase of the step's ranks, or mixed if they differ. Dummy ranks do not count, unless all are."""
+        phases = set(self.phase[self.ended].tolist())
+        real = phases - {int(Phase.DUMMY)} or phases
+        return Phase(real.pop()) if len(real) == 1 else Phase.MIXED if real else Phase.OTHER
+
+    @property
     def layer_ns(self) -> Nanoseconds:
         """``[rank, position]``: of an observed series, the time from a layer's reach to the next layer's.
 
@@ -349,6 +356,8 @@ class Recent:
     """Critical-path excess compute of this rank."""
     path_steps: int
     """Steps that have a critical path."""
+    tokens: int
+    """Sum of the batches' tokens."""
 
     @property
     def stall_ratio(self) -> float | None:
@@ -395,6 +404,8 @@ class SeriesRankFacts:
     """Smallest number of positions between reach and layer in the last timed step; None before the first broadcast."""
     last_record: Mapping[str, int]
     """Fields of the newest STEP record, timed or not, by the names in ``schema.STEP_FIELDS``; 0 before the first."""
+    recent_as_planned: Recent | None = None
+    """The same sums as :attr:`recent`, over those of the steps that the rank's plan is about; None without a plan."""
 
     @property
     def kept_bytes(self) -> int:

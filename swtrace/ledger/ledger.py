@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from swtrace.errors import IntakeError
 from swtrace.ledger.alignment import Aligner, Probe, Probes
 from swtrace.ledger.channel import Channel
+from swtrace.ledger.comparison import covers, plan_of
 from swtrace.ledger.facts import (
     LedgerFacts,
     Oddities,
@@ -552,6 +554,8 @@ class Ledger:
 
     def _compute_facts(self, series: _Series) -> SeriesFacts:
         recent = series.recent.facts()
+        planned = plan_of(member.info for member in series.members.values())
+        as_planned = None if planned is None else series.recent.facts(partial(covers, planned))
         totals = series.totals.facts({rank: member.info.layer_bytes for rank, member in series.members.items()})
         return SeriesFacts(
             key=series.constants.series,
@@ -568,6 +572,7 @@ class Ledger:
                     if member.info.shared
                     else None,
                     last_record=series.totals.last_step(place),
+                    recent_as_planned=None if as_planned is None else as_planned[member.info.rank_in_group],
                 )
                 for place, member in sorted(series.members.items())
             ),

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from swtrace import units
 from swtrace.ledger import caveats, observed
 from swtrace.ledger.channel import SERIAL
+from swtrace.ledger.comparison import compare
 from swtrace.ledger.facts import CAUSES, Cause, Outcome, SeriesFacts, SeriesRankFacts, StepFacts
 from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
 from swtrace.ledger.planning.planner import Planner
@@ -47,7 +48,7 @@ DRY_BELOW_NS = 30_000
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """All findings about one series: the headline first, then the others, most important first."""
+    """All findings about one series: the headline, what the plan says if there is one, and the others by level."""
 
     headline: Finding
     findings: tuple[Finding, ...]
@@ -120,7 +121,8 @@ def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
             caveats.machine_noise(regular),
         ]
     said = sorted(filter(None, found), key=lambda finding: -finding.level)
-    return Verdict(headline, (headline, *said))
+    compared = compare(facts)
+    return Verdict(headline, (headline, *(() if compared is None else (compared.finding,)), *said))
 
 
 def judged_steps(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Sequence[StepFacts]:
@@ -347,8 +349,7 @@ def _channel(steps: Sequence[StepFacts]) -> Finding | None:
         return None
     only = known[-1].only_rank
     rank, on = None if only is None else only.rank, _on(known)
-    info = next(info for info in known[-1].infos if info is not None)
-    each = "layer" if info.num_layers == info.stack_layers else "shared layer"
+    each = next(info.layer_term for info in known[-1].infos if info is not None)
     transfer, channel_is = ("Transfer", "the channel is") if only is None else (f"{on}transfer", "its copier is")
     if per_layer > _TIGHT * computed and exposed > 0:
         return Finding(

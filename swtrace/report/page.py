@@ -47,12 +47,13 @@ def page(session: RecordingSession, selection: Selection) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>swtrace report: {escape(session.recording.paths[0].name)}</title>\n"
-        f"<style>{_style()}</style>\n</head>\n<body>\n"
+        f"<style>{style()}</style>\n</head>\n<body>\n"
         f"{_head(session)}\n{''.join(sections)}\n{words.section()}\n</body>\n</html>\n"
     )
 
 
-def _style() -> str:
+def style() -> str:
+    """Return the style sheet of every page."""
     shades = (
         f"color-mix(in srgb, var(--stall) {round(100 * shade / svg_charts.SHADES)}%, var(--compute))"
         for shade in range(svg_charts.SHADES + 1)

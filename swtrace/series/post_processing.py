@@ -34,10 +34,11 @@ from swtrace.series.ownership import CheckingJournal, OwnershipCheck
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
 from swtrace.series.peer_loss import describe_death, describe_loss, reason
 from swtrace.series.placing import Placement, Placing, Unshareable
+from swtrace.series.planned import planned
 from swtrace.series.pull.device_pull_transport import DevicePullTransport
 from swtrace.series.pull.ipc_mover import CudaMemory, IpcMover
 from swtrace.series.pull.pull_transport import PullTransport
-from swtrace.series.recording import RecorderSource, propose_run_id
+from swtrace.series.recording import RecorderSource, described_model, propose_run_id
 from swtrace.series.references import (
     held_by_others,
     held_tensors,
@@ -56,6 +57,7 @@ from swtrace.trace.share_folder import ShareFolder, folder_name
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from swtrace.plan_file import PlanFile
     from swtrace.series.constants import SeriesConstants
     from swtrace.series.group import Group
     from swtrace.series.loading import PendingLayer
@@ -174,6 +176,7 @@ class PostProcessing:
         tracing: TracingOutcome,
         proof: Proof | None,
         settings: Settings,
+        plan: PlanFile | None,
         *,
         observed_bytes: int = 0,
     ) -> None:
@@ -189,6 +192,7 @@ class PostProcessing:
             tracing: what this rank reports to the others about its tracing, unless opening the ring fails.
             proof: tries the weights, if there is a way to.
             settings: the run id and the place of the ring.
+            plan: what the rank was started with, if anything.
             observed_bytes: bytes of the largest layer, if the series is only observed.
         """
         self._constants = constants
@@ -202,6 +206,7 @@ class PostProcessing:
         """Ranks without a ring, whose death cannot be detected."""
         self._proof = proof
         self._settings = settings
+        self._plan = plan
         self._observed_bytes = observed_bytes
         self._own_views: list[tuple[int, nn.Module, str]] = []
         """Attributes of layers that are views of the layer's own tensors: layer, module and name."""
@@ -291,6 +296,7 @@ class PostProcessing:
             queue=transport.queue,
             tag_bytes=tag_bytes,
         )
+        info = replace(info, planned=planned(self._plan, info, described_model()))
         recorder, tracing = self._open_ring(run_id, info)
         outcomes: Any = self._gather(tracing)
         info = replace(info, untraced=settle_tracing(constants.where, constants.ranks, outcomes))

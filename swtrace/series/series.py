@@ -23,6 +23,7 @@ from swtrace.series.keeping import Keeper
 from swtrace.series.loading import Landing, PendingLayer, return_freed
 from swtrace.series.operations import TRACED, records_operations
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
+from swtrace.series.planned import read_plan
 from swtrace.series.post_processing import PostProcessing, RunningSeries, new_transport, pulls, run_id_proposal
 from swtrace.series.proof import Proof, TryOut
 from swtrace.series.recording import RecorderSource
@@ -132,10 +133,11 @@ class Series:
 
         Raises:
             RegistrationError: the group, the layers or the prefetch step cannot form a series.
-            SettingsError: the window policy is unknown.
+            SettingsError: the window policy is unknown, or the plan cannot be used and ``SWTRACE_STRICT=1``.
         """
         self.name = name
         self._settings = settings = settings or Settings.from_environment()
+        self._plan = read_plan(settings)
         ranks = tuple(group.ranks if run_ranks is None else run_ranks)
         observed = settings.share.observes
         if observed and pulls(group, settings):  # ranks that run steps of their own cannot be compared
@@ -381,6 +383,7 @@ class Series:
                 self._tracing,
                 self._proof,
                 self._settings,
+                self._plan,
                 observed_bytes=max(
                     (known or loaded_bytes(self._modules[layer]) for layer, known in self._observed_bytes.items()),
                     default=0,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple, Self
 from urllib.parse import unquote
 
+from swtrace.plan_file import Interval
 from swtrace.share import NONE, extent
 from swtrace.trace.clocks import clock_name
 
@@ -104,6 +105,24 @@ class UntracedRank:
 
 
 @dataclass(frozen=True, slots=True)
+class Planned:
+    """What the plan that a run was started with says about a series."""
+
+    digest: str
+    """Identifies the plan."""
+    step_ns: Interval
+    """Mean time of a step, on the rank with the longest."""
+    stall_ratio: Interval
+    """Of the most stalled rank."""
+    phase: str = ""
+    """Phase of the steps that the prediction is about; empty if it is about all."""
+    tokens: float | None = None
+    """Mean number of tokens in their batches; None if unknown."""
+    differs: str = ""
+    """How the run differs from the plan, so that the prediction is about another run; empty if it does not."""
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesInfo:
     """The constants of one series on one rank, written once into the ring's series table."""
 
@@ -146,6 +165,8 @@ class SeriesInfo:
     """Bytes that the ownership check adds to each layer's payload; 0 if the check is off."""
     untraced: tuple[UntracedRank, ...] = ()
     """Ranks of the group that reported that they record nothing of this series, so readers need not wait for them."""
+    planned: Planned | None = None
+    """None if the rank was started without a plan for this series."""
 
     @property
     def shared(self) -> bool:
@@ -156,6 +177,11 @@ class SeriesInfo:
     def num_layers(self) -> int:
         """Number of shared layers."""
         return len(self.layers)
+
+    @property
+    def layer_term(self) -> str:
+        """What positions and the prefetch step count, in words."""
+        return "layer" if self.num_layers == self.stack_layers else "shared layer"
 
     @property
     def extent(self) -> str:

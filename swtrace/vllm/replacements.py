@@ -50,8 +50,9 @@ _REPLACED = "_swtrace_original"
 def install() -> None:
     """Replace the functions once per process."""
     settings = Settings.from_environment()
-    if settings.directory is not None:  # workers inherit the variable, maybe with another working directory
-        os.environ[VARIABLES["directory"]] = str(settings.directory)
+    for name in ("directory", "plan"):  # workers inherit the variable, maybe with another working directory
+        if (path := getattr(settings, name)) is not None:
+            os.environ[VARIABLES[name]] = str(path)
     try:
         _require_supported()
         replacements = [

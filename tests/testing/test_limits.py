@@ -44,7 +44,7 @@ LIMITS = {
 }
 REFUSED = {
     "min_eficiency=0.9": "has no argument 'min_eficiency': did you mean min_efficiency?",
-    "speed=1": "has no argument 'speed': must be one of: baseline, layer, max_stall_ratio, *warmup",
+    "speed=1": "has no argument 'speed': must be one of: baseline, layer, max_stall_ratio, *within_plan",
     "phase='decoding'": "phase='decoding': must be one of: *decode*",
     "'o_proj'": "@pytest.mark.swtrace('o_proj'): arguments must be named, such as max_stall_ratio=0.05",
     "tolerance=0.5": "@pytest.mark.swtrace: tolerance has no effect without baseline=True",
@@ -82,6 +82,31 @@ def test_a_broken_limit_fails_with_words(suite: pytest.Pytester) -> None:
         assert any(each.startswith(f"{file.name}:{line}: @pytest.mark.swtrace(") for each in result.outlines)
     assert "Traceback" not in result.stdout.str()
     assert "limits.py" not in result.stdout.str()
+
+
+def test_a_run_must_keep_to_its_plan(suite: pytest.Pytester) -> None:
+    """A run within the range passes. One above it fails with both figures, and so does one that cannot be compared."""
+    result = outcomes(
+        suite,
+        """
+from dataclasses import replace
+from tests.support.recorded_run import AS_PLANNED, Interval
+slower = replace(AS_PLANNED, step_ns=Interval(5e6, 4.9e6, 5.1e6))
+other = replace(AS_PLANNED, differs="prefetch step 1, not 2")
+
+@pytest.mark.parametrize("planned", [AS_PLANNED, slower, other, None])
+@pytest.mark.swtrace(within_plan=True)
+def test_it(swtrace, planned): run(swtrace, planned=planned)
+""",
+    )
+    result.assert_outcomes(passed=1, failed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "swtrace: step time above the plan (Step time: planned 5.00 ms (4.90 to 5.10), measured 6.00 ms. *",
+            "swtrace: series 'self_attn.o_proj' cannot be compared with *: prefetch step 1, not 2.",
+            "swtrace: series 'self_attn.o_proj' has no plan to be within: set SWTRACE_PLAN*",
+        ]
+    )
 
 
 def test_a_failure_begins_with_what_is_worst_and_how_many_more(suite: pytest.Pytester) -> None:

@@ -12,6 +12,7 @@ from textual import events
 from textual.strip import Strip
 
 from swtrace import units
+from swtrace.ledger import comparison
 from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
 from swtrace_tui.actions import OVERVIEW
 from swtrace_tui.canvas import Line, bar, sparkline, wrap
@@ -307,7 +308,10 @@ def _wide(column: Column) -> int:
 
 
 def headline(scene: Scene, width: int, most: int) -> list[Strip]:
-    """Return the verdict in at most ``most`` lines: headlines, worst series first, then other findings, worst first."""
+    """Return the verdict in at most ``most`` lines.
+
+    Headlines come first, worst series first, then what their plans say, then other findings, worst first.
+    """
     palette = scene.palette
     text = palette.style(palette.text)
     findings: list[tuple[str, Finding, bool]] = []
@@ -317,7 +321,7 @@ def headline(scene: Scene, width: int, most: int) -> list[Strip]:
         findings.append((name, series.headline, True))
         if (said := scene.verdicts.get(series.key)) is not None:
             findings += [(name, finding, False) for finding in said.findings[1:]]
-    findings.sort(key=lambda each: (not each[2], -each[1].level))
+    findings.sort(key=lambda each: (not each[2], each[1].kind not in comparison.KINDS, -each[1].level))
     lines: list[Strip] = []
     for name, finding, first in findings:
         style = palette.levels[finding.level]

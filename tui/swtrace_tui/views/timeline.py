@@ -22,7 +22,7 @@ from swtrace.units import counted
 from swtrace_tui.actions import TIMELINE
 from swtrace_tui.canvas import Line, legend, wrap
 from swtrace_tui.palette import SPAN_GLYPHS, SPAN_NAMES, Palette, Span
-from swtrace_tui.picture import SeriesView, phase_of
+from swtrace_tui.picture import SeriesView
 from swtrace_tui.views.heat_map import nice
 from swtrace_tui.views.hosts import entries, heading, visible
 from swtrace_tui.views.lanes import Ns, channel_lane, compute_lane, moved, rasterised
@@ -291,7 +291,7 @@ class Timeline(View, view=TIMELINE):
         whose = "" if step.of_rank is None else f" of {series.rank_name(step.of_rank)}"
         title = Line(width).put(f" Step {step.step}{whose}: ", palette.style(palette.note, bold=True))
         tokens = counted(int(step.tokens.max(initial=0)), "token")
-        phase = phase_of(step)
+        phase = step.common_phase
         facts = f"{'' if phase is Phase.OTHER else f'{phase.name.lower()}, '}{tokens}"
         sentences = step_sentences(series, step)
         clocks, brief = clock_words(series, step, scene.picture.observation)
