@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from swtrace import units
 from swtrace.cli.plan.planning import Question
@@ -52,7 +53,7 @@ def details(plan: SeriesPlan, source: str) -> tuple[str, ...]:
 
 def _enough(plan: SeriesPlan, prediction: Prediction) -> str:
     """Return which limit on stall would allow a prediction; empty if its stall is not what rules it out."""
-    if plan.budget.stall_ratio is None or prediction.stall_ratio is None:
+    if prediction.stall_ratio is None or not replace(plan.budget, stall_ratio=1.0).allows(prediction):
         return ""
     return f" --max-stall {math.ceil(1000 * prediction.stall_ratio.high) / 10:g}% would allow it."
 
