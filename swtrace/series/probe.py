@@ -231,6 +231,8 @@ class Transfers:
         self._issuing = threading.Lock()
         self._all_ready = threading.Event()
         self.issued_ns: list[int] = []
+        self.calls_ns: list[int] = []
+        """Duration of each call that issued a transfer."""
         self.ready_ns = [0] * count
 
     def issue(self) -> None:
@@ -239,10 +241,11 @@ class Transfers:
             try:
                 while self._due():
                     index = len(self.issued_ns)
-                    self.issued_ns.append(now_ns())
-                    self._operations.append(
-                        self._channel.issue(index, self._nbytes, self._concurrent, self._observer(index))
-                    )
+                    begin = now_ns()
+                    self.issued_ns.append(begin)
+                    operation = self._channel.issue(index, self._nbytes, self._concurrent, self._observer(index))
+                    self.calls_ns.append(now_ns() - begin)
+                    self._operations.append(operation)
             finally:
                 self._issuing.release()
 
@@ -368,6 +371,8 @@ class _Found:
 
     seconds: dict[tuple[int, int], list[float]] = field(default_factory=lambda: defaultdict(list))
     """By source and receiver."""
+    calls: list[float] = field(default_factory=list)
+    """Seconds of each call that issued a transfer."""
     stretches: list[float] = field(default_factory=list)
     each_ns: float = 0.0
     """Time from one completion to the next in the last block."""
@@ -382,6 +387,7 @@ class _Block:
     """A block on one rank."""
 
     issued_ns: list[int]
+    calls_ns: list[int]
     ready_ns: list[int]
     sources: list[int]
     stretch: float | None
@@ -583,7 +589,7 @@ class _Run:
             transfers.issue()
             transfers.wait()
         sources = [channel.source(index) for index in range(count)]
-        return _Block(transfers.issued_ns, transfers.ready_ns, sources, stretch)
+        return _Block(transfers.issued_ns, transfers.calls_ns, transfers.ready_ns, sources, stretch)
 
     def _collect(self, kind: _Kind, mine: _Block) -> None:
         """Add a block, without the transfers at its beginning and end, when others were under way than in between."""
@@ -593,6 +599,7 @@ class _Run:
         joint = self._channels[kind.channel].family == BROADCAST
         shifts = [0] * self._world if self._one_clock else _shifts(blocks)
         for receiver, block in enumerate(blocks):
+            found.calls += [max(1, call) * 1e-9 for call in block.calls_ns]
             if block.stretch is not None:
                 found.stretches.append(block.stretch)
             for index in range(kind.concurrent, len(block.sources) - kind.concurrent + 1):
@@ -616,6 +623,7 @@ class _Run:
                 computing=kind.computing,
                 samples=found.samples,
                 seconds=Spread.of(second for seconds in found.seconds.values() for second in seconds),
+                issue_seconds=Spread.of(found.calls),
                 compute_stretch=Spread.of(self._stretches(kind)) if kind.computing else None,
             )
 

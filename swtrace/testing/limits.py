@@ -99,6 +99,9 @@ _LIMITS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "tolerance": ("a number from 0: 0.1 is 10 %", lambda value: value is None or _number(value)),
 }
 """Allowed values of each limit. A limit of None or NaN would always be met."""
+_UNLIMITED = Limits()
+_OF_SHARED = ("min_efficiency", "max_stall_ratio", "min_on_time_rate", "max_stall_seconds", "baseline")
+"""Limits that an observed series would meet by having no waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,12 @@ def judge(tracing: Tracing, limits: Limits, baseline: Baseline | None = None, to
     steps = min((recent.steps for recent in sums.values()), default=0)
     if steps < limits.min_steps:
         return _nothing_measured(tracing, limits, steps)
+    shared = {series.key for series in tracing.facts().series if series.shared}
+    asked_of_shared = [name for name in _OF_SHARED if getattr(limits, name) is not getattr(_UNLIMITED, name)]
+    if asked_of_shared and not any(key in shared for key, _ in sums):
+        names = ", ".join(dict.fromkeys(key.name for key, _ in sums))
+        what = " and ".join(asked_of_shared)
+        return f"{what} cannot be checked: nothing is shared, {names} is only observed (SWTRACE_SHARE=none)"
     unjudged = _unjudged(limits, sums.values())
     if unjudged:
         asked = f" matching {limits.selection}" if str(limits.selection) else ""
