@@ -61,15 +61,14 @@ def _enough(plan: SeriesPlan, prediction: Prediction) -> str:
 def notes(source: Source, plans: Sequence[SeriesPlan], question: Question) -> tuple[str, ...]:
     """Return what limits all plans together."""
     said = []
-    assumed = [
-        *(
-            [f"{question.ranks} ranks, between which a transfer takes as long as measured"]
-            if question.ranks is not None
-            else []
-        ),
-        *([f"a transport of {units.bandwidth(question.bandwidth)}"] if question.bandwidth is not None else []),
-        *([f"compute times {question.scale_compute:g}"] if question.scale_compute != 1 else []),
-    ]
+    assumed = []
+    if question.ranks is not None:
+        as_measured = ", between which a transfer takes as long as measured" if question.bandwidth is None else ""
+        assumed.append(f"{question.ranks} ranks{as_measured}")
+    if question.bandwidth is not None:
+        assumed.append(f"a transport of {units.bandwidth(question.bandwidth)}")
+    if question.scale_compute != 1:
+        assumed.append(f"compute times {question.scale_compute:g}")
     if assumed:
         said.append(f"Assumed, not measured: {', '.join(assumed)}.")
     if len({plan.key.name for plan in plans}) > 1:

@@ -90,6 +90,11 @@ def _plan(
 ) -> SeriesPlan:
     info = facts.ranks[0].info
     axes = question.axes(info)
+    if axes.ranks == 1:
+        raise CommandError(
+            f"{facts.key.name} ran in a group of one rank; pass the number of ranks that would share it with --ranks",
+            ExitCode.USAGE,
+        )
     planner = Planner.of(steps, question.profile, scale_compute=question.scale_compute, bandwidth=question.bandwidth)
     predictions = []
     if planner is not None:

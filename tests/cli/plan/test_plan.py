@@ -52,6 +52,15 @@ def test_the_rings_of_this_host_are_the_default(swtrace: Swtrace, rings: Path) -
     assert_one_line(swtrace("plan", "--series", "mlp"), ExitCode.USAGE, "no such series", "self_attn.o_proj")
 
 
+def test_one_rank_needs_a_number_of_ranks(swtrace: Swtrace, rings: Path) -> None:
+    """Nothing can be shared by one rank, so the command asks how many there would be."""
+    run = RecordedRun(rings, ranks=1)
+    run.write(30)
+    run.close()
+    assert_one_line(swtrace("plan"), ExitCode.USAGE, "a group of one rank", "--ranks")
+    assert swtrace("plan", "--ranks", "4", "--bandwidth", "10GB/s").stdout.startswith("Share ")
+
+
 def test_a_limit_that_nothing_meets_is_an_error(recording: Path) -> None:
     """If no settings are within a limit that was given, the command says so and fails, after it printed the table."""
     failed = checked("plan", recording, "--memory", "1", code=ExitCode.FAILED)
