@@ -93,15 +93,11 @@ def _measured(plan: SeriesPlan, source: str) -> str:
     steps = f"Measured: {counted(plan.steps, f'{phase}step')}{batch}{whose} from {source}: {where}"
     if measured is None:
         return f"{steps}."
-    how = (
-        f"{part(measured.candidate)} shared with {settings_in_words(measured.candidate)}"
-        if shares(measured.candidate)
-        else "observed, not shared"
-    )
-    return (
-        f"{steps}, {how}. A step took {units.duration(measured.step_ns)} and stalled for "
-        f"{units.ratio(measured.stall_ratio)} of it."
-    )
+    took = units.duration(measured.step_ns)
+    if not shares(measured.candidate):
+        return f"{steps}, observed, not shared. A step took {took}."
+    how = f"{part(measured.candidate)} shared with {settings_in_words(measured.candidate)}"
+    return f"{steps}, {how}. A step took {took} and stalled for {units.ratio(measured.stall_ratio)} of it."
 
 
 def budget(plan: SeriesPlan) -> str:
