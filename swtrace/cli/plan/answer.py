@@ -27,8 +27,7 @@ def answer(plan: SeriesPlan) -> str:
         return f"Share nothing of {name}: no settings that save memory are sure to keep {budget(plan)}."
     return (
         f"Share {part(chosen.candidate)} of {name} with {settings_in_words(chosen.candidate)}: saves "
-        f"{units.size(chosen.saved_bytes)} per rank, costs {percent(chosen.stall_ratio)} of step time "
-        f"({percent_range(chosen.stall_ratio)})."
+        f"{units.size(chosen.saved_bytes)} per rank, stalls for {stall(chosen)} of step time{_longer(plan, chosen)}."
     )
 
 
@@ -42,13 +41,22 @@ def details(plan: SeriesPlan, source: str) -> tuple[str, ...]:
     elif (closest := plan.closest) is not None:
         said.append(
             f"The closest: {part(closest.candidate)} with {settings_in_words(closest.candidate)} saves "
-            f"{units.size(closest.saved_bytes)} per rank and costs {percent(closest.stall_ratio)} of step time "
-            f"({percent_range(closest.stall_ratio)}).{_enough(plan, closest)}"
+            f"{units.size(closest.saved_bytes)} per rank and stalls for {stall(closest)} of step time."
+            f"{_enough(plan, closest)}"
         )
     said.append(_measured(plan, source))
     if len(plan.phases) > 1:
         said.append(f"These are {' and '.join(plan.phases)} steps together; --phase plans for one kind.")
     return tuple(said)
+
+
+def _longer(plan: SeriesPlan, prediction: Prediction) -> str:
+    """Return how much longer steps get. Stalls are only part of it: transfers also compete with compute."""
+    unshared = plan.unshared
+    if unshared is None or unshared.step_ns is None or prediction.step_ns is None:
+        return ""
+    longer = prediction.step_ns.value / unshared.step_ns.value - 1
+    return f", and makes steps {units.ratio(abs(longer))} {'shorter' if longer < 0 else 'longer'}"
 
 
 def _enough(plan: SeriesPlan, prediction: Prediction) -> str:
@@ -134,13 +142,7 @@ def duration(interval: Interval | None) -> str:
     return units.ranged((interval.value, interval.low, interval.high), units.duration)
 
 
-def percent(interval: Interval | None) -> str:
-    """Return the value of a ratio as a percentage."""
-    return units.UNKNOWN if interval is None else units.ratio(interval.value)
-
-
-def percent_range(interval: Interval | None) -> str:
-    """Return the range of a ratio: ``0.2 to 1.9 %``."""
-    if interval is None:
-        return units.UNKNOWN
-    return f"{100 * interval.low:.1f} to {units.ratio(interval.high)}"
+def stall(prediction: Prediction) -> str:
+    """Return a stall ratio with its range: ``0.8 % (0.2 to 1.9)``."""
+    ratio = prediction.stall_ratio
+    return units.UNKNOWN if ratio is None else units.ranged((ratio.value, ratio.low, ratio.high), units.ratio)

@@ -81,7 +81,7 @@ def _charts(plan: SeriesPlan, shown: Sequence[Prediction]) -> str:
         found = []
         for each in shown:
             interval = getattr(each, figure)
-            text = answer.duration(interval) if figure == "step_ns" else _percent(each)
+            text = answer.duration(interval) if figure == "step_ns" else answer.stall(each)
             title = f"{_named(each)}: saves {units.size(each.saved_bytes)}, {text}"
             css = "chosen" if each == plan.chosen else ""
             x = each.saved_bytes / unit
@@ -126,7 +126,7 @@ def _table(plan: SeriesPlan, shown: Sequence[Prediction], words: WordLinks) -> s
             str(candidate.prefetch_step) if shared else units.UNKNOWN,
             *(getattr(candidate, name) if shared else units.UNKNOWN for name in common.columns),
             answer.duration(each.step_ns),
-            _percent(each),
+            answer.stall(each),
         )
         css = ' class="chosen"' if each == plan.chosen else ""
         rows.append(f"<tr{css}>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
@@ -155,7 +155,3 @@ def _named(prediction: Prediction) -> str:
     if not shares(prediction.candidate):
         return "not shared"
     return f"{answer.layers(prediction)} layers, {answer.settings_in_words(prediction.candidate)}"
-
-
-def _percent(prediction: Prediction) -> str:
-    return f"{answer.percent(prediction.stall_ratio)} ({answer.percent_range(prediction.stall_ratio)})"
