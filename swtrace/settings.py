@@ -69,6 +69,9 @@ class Settings:
     """How long the ring of a dead rank is kept, in seconds."""
     time_every: int = 0
     """Time one in this many steps. 0: choose by the clock. All steps are counted."""
+    plan: Path | None = None
+    """The plan that the run follows, as `swtrace plan --save` wrote it: readers show its prediction beside what is
+    measured."""
     timeout_s: float = 600.0
     """How long a rank waits for a peer, in seconds, before it fails."""
     probe: Path | None = None
@@ -368,6 +371,7 @@ _SETTINGS = (
     ),
     _Setting("ring_keep_s", "SWTRACE_RING_KEEP", _seconds, "a number of seconds above 0"),
     _Setting("time_every", "SWTRACE_TIME_EVERY", _steps, "auto, or a whole number from 1 to 1048576"),
+    _Setting("plan", "SWTRACE_PLAN", _read_path, "the path of a plan, as `swtrace plan --save` writes it"),
     _Setting(
         "timeout_s",
         "SWTRACE_TIMEOUT",

@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 UNKNOWN = "-"
 
@@ -80,6 +80,14 @@ def size(value: float | None) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{_digits(amount)} {unit}"
         amount /= _KILO
     return f"{_digits(amount)} {_BYTES[-1]}"
+
+
+def ranged(values: tuple[float, float, float], text: Callable[[float], str]) -> str:
+    """Return a figure with the ends of its range: ``48.1 ms (47.2 to 49.3)``. A common unit is written once."""
+    texts = [text(value) for value in values]
+    if len({each.partition(" ")[2] for each in texts}) == 1:
+        texts[1:] = [each.partition(" ")[0] for each in texts[1:]]
+    return "{} ({} to {})".format(*texts)
 
 
 def bandwidth(value: float | None) -> str:

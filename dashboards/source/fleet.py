@@ -181,6 +181,27 @@ def fleet() -> Dashboard:
             collapsed=True,
         ),
         Row(
+            "Plan",
+            9,
+            (12, 12),
+            panels.planned(
+                "Step time and plan",
+                "Mean time of a step on the rank with the longest: predicted by the plan of the run, with the "
+                "ends of its range, and measured over the last 64 timed steps. Good: measured is not above "
+                "high. Empty without SWTRACE_PLAN, or if the plan is for other settings.",
+                queries.PLANNED_STEP,
+                unit="s",
+            ),
+            panels.planned(
+                "Stall ratio and plan",
+                "Stall ratio of the most stalled rank: predicted by the plan, with the ends of its range, and measured "
+                "over the last 64 timed steps. Good: measured is not above high.",
+                queries.PLANNED_STALL_RATIO,
+                unit="percentunit",
+            ),
+            collapsed=True,
+        ),
+        Row(
             "Memory",
             8,
             (6, 18),

@@ -157,6 +157,20 @@ def curves(
     return panel
 
 
+def planned(title: str, description: str, expr: str, *, unit: str) -> graphs.Panel:
+    """Return what a plan predicts, with the ends of its range as dashed lines, and what is measured beside it."""
+    panel = curves(title, description, Ask(expr, "{{series}} {{kind}}"), unit=unit, empty="no plan")
+    dashed = models.DynamicConfigValue("custom.lineStyle", {"fill": "dash", "dash": [8, 8]})
+    thick = models.DynamicConfigValue("custom.lineWidth", 2)
+    for pattern, color, look in (
+        ("/ (low|high)$/", BLUE, dashed),
+        ("/ predicted$/", BLUE, thick),
+        ("/ measured$/", ORANGE, thick),
+    ):
+        panel = panel.override_by_regexp(pattern, [_fixed(color), look])
+    return panel
+
+
 def bars(
     title: str,
     description: str,

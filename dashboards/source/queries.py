@@ -131,6 +131,8 @@ STEPS = total(of_series("swtrace_steps_total"), BY_SERIES_RANK)
 _UNTIMED = of_series("swtrace_untimed_steps_total", 'reason!="sampled"')
 UNTIMED_STEPS = f"{total(_UNTIMED, f'{BY_RANK}, reason')} > 0"
 """By reasons of devices only: that SWTRACE_TIME_EVERY leaves out steps is as it should be."""
+PLANNED_STEP = f"max by (series, kind) ({of_series('swtrace_planned_step_seconds')})"
+PLANNED_STALL_RATIO = f"max by (series, kind) ({of_series('swtrace_planned_stall_ratio')})"
 LAST_STALL = of_series("swtrace_stall_seconds")
 PREFETCH_STEP = f"min by (series, kind) ({_living(now(of_series('swtrace_prefetch_step')))})"
 _INFO = now(of_series("swtrace_series_info"))

@@ -16,6 +16,7 @@ from swtrace.cli.demo_vllm import demo_vllm
 from swtrace.cli.diff import diff
 from swtrace.cli.doctor.doctor import doctor
 from swtrace.cli.export import export
+from swtrace.cli.plan.plan import plan
 from swtrace.cli.probe import probe
 from swtrace.cli.record import record
 from swtrace.cli.report import report
@@ -44,6 +45,7 @@ for name, command in (
     ("replay", replay),
     ("stats", stats),
     ("diff", diff),
+    ("plan", plan),
     ("export", export),
     ("report", report),
     ("probe", probe),

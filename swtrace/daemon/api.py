@@ -16,6 +16,7 @@ import numpy as np
 from swtrace import units
 from swtrace.daemon.snapshot import watched_sources
 from swtrace.errors import SwtraceError
+from swtrace.ledger.comparison import compare
 from swtrace.ledger.facts import CAUSES
 from swtrace.observing.observation import series_key
 from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from swtrace.daemon.snapshot import NumberedStep, Snapshot
     from swtrace.ledger.alignment import AlignedClock
+    from swtrace.ledger.comparison import Comparison
     from swtrace.ledger.facts import RankFacts, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts
     from swtrace.observing import ObservedRank
     from swtrace.observing.observation import SeriesEntry
@@ -314,7 +316,7 @@ def _info(info: SeriesInfo) -> Document:
 
 
 def _series(facts: SeriesFacts) -> Document:
-    straggler = facts.straggler
+    straggler, compared = facts.straggler, compare(facts)
     return {
         "id": series_id(facts.key),
         "run_id": facts.key.run_id,
@@ -327,7 +329,22 @@ def _series(facts: SeriesFacts) -> Document:
         "alignment": [_aligned(facts, clock) for clock in facts.alignment],
         "impossible_steps": facts.impossible_steps,
         "straggler": straggler and {**asdict(straggler), "rank": straggler.rank.rank},
+        "plan": compared and _compared(compared),
         "ranks": [_series_rank(rank) for rank in facts.ranks],
+    }
+
+
+def _compared(compared: Comparison) -> Document:
+    return {
+        **asdict(compared.planned),
+        "differs": compared.differs,
+        "worse": list(compared.worse),
+        "measured": {
+            "steps": compared.steps,
+            "tokens": compared.tokens,
+            "step_ns": compared.step_ns,
+            "stall_ratio": compared.stall_ratio,
+        },
     }
 
 

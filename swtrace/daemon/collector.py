@@ -23,10 +23,12 @@ from swtrace.daemon.exemplars import BucketExemplars, WaitExemplar
 from swtrace.daemon.labels import Labelling, Labels
 from swtrace.daemon.snapshot import ExportOutcome, Health, Snapshot, WatchedSource, watched_sources
 from swtrace.ledger.alignment import AlignedClock
-from swtrace.ledger.facts import Distribution, SeriesRankFacts
+from swtrace.ledger.comparison import Comparison, compare
+from swtrace.ledger.facts import Distribution, Recent, SeriesRankFacts
 from swtrace.observing import Observation, ObservedRank
 from swtrace.observing.observation import SeriesEntry, series_key
-from swtrace.trace.identity import RankKey
+from swtrace.plan_file import Interval
+from swtrace.trace.identity import Planned, RankKey
 from swtrace.trace.ring_reader import Occupancy
 from swtrace.version import __version__
 
@@ -89,13 +91,17 @@ class SeriesRow(RankRow):
     entry: SeriesEntry
     facts: SeriesRankFacts | None
 
-    def occupancy(self) -> dict[Occupancy, int]:
-        """Return the number of windows in each state."""
+    def occupancy(self) -> dict[Occupancy, int] | None:
+        """Return the number of windows in each state; None if the series is only observed."""
+        if not self.entry.info.shared:
+            return None
         states = [window.state for window in self.entry.windows]
         return {state: states.count(state) for state in Occupancy}
 
-    def prefetch_step(self) -> dict[str, int]:
-        """Return the configured prefetch step and, once known, the effective one."""
+    def prefetch_step(self) -> dict[str, int] | None:
+        """Return the configured prefetch step and, once known, the effective one; None if nothing is shared."""
+        if not self.entry.info.shared:
+            return None
         effective = self.facts.effective_prefetch_step if self.facts else None
         return {"configured": self.entry.info.prefetch_step} | ({} if effective is None else {"effective": effective})
 
@@ -133,16 +139,42 @@ class FactsRow(RankRow):
     facts: SeriesRankFacts
     slowest: BucketExemplars
     excess_share: float
+    compared: Comparison | None
+    """What the plan predicts for the series."""
+
+    def step_duration(self) -> dict[str, Distribution]:
+        """Return step durations of the phases that have occurred. All five would make up half of an exposition."""
+        return {phase: steps for phase, steps in self.facts.totals.step_duration.items() if steps.count}
+
+    def planned_step(self) -> dict[str, float] | None:
+        """Return the step time by the plan, in seconds, and as measured; None without a plan for this run."""
+        figures = self._planned(lambda plan: plan.step_ns, lambda recent: recent.step_ns / recent.steps)
+        return figures and {kind: ns / 1e9 for kind, ns in figures.items()}
+
+    def planned_stall_ratio(self) -> dict[str, float] | None:
+        """Return the stall ratio by the plan and as measured; None without a plan for this run."""
+        return self._planned(lambda plan: plan.stall_ratio, lambda recent: recent.stall_ratio or 0.0)
+
+    def _planned(
+        self, predicted: Callable[[Planned], Interval], measured: Callable[[Recent], float]
+    ) -> dict[str, float] | None:
+        compared = self.compared
+        if compared is None or compared.differs:
+            return None
+        interval, recent = predicted(compared.planned), self.facts.recent_as_planned
+        figures = {"predicted": interval.value, "low": interval.low, "high": interval.high}
+        return figures | ({"measured": measured(recent)} if recent is not None and recent.steps else {})
+
+
+@dataclass(frozen=True, slots=True)
+class SharedRow(FactsRow):
+    """The same, if its layers are shared. An observed series has nothing that moves or stalls, so no such samples."""
 
     def transfer_duration(self) -> dict[str, Distribution]:
         """Return durations of broadcasts or copies by role. The owner of a layer that others copy has none."""
         totals = self.facts.totals
         sent = {"source": totals.sent_duration} if self.facts.info.lockstep else {}
         return sent | {"receiver": totals.received_duration}
-
-    def step_duration(self) -> dict[str, Distribution]:
-        """Return step durations of the phases that have occurred. All five would make up half of an exposition."""
-        return {phase: steps for phase, steps in self.facts.totals.step_duration.items() if steps.count}
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,14 +305,14 @@ _DECLARED = (
     Metric(
         "gauge",
         "swtrace_stall_seconds",
-        FactsRow,
+        SharedRow,
         lambda row: None if row.facts.last_stall_ns is None else row.facts.last_stall_ns / 1e9,
         "Stall of the last timed step, summed over its layers.",
     ),
     Metric(
         "histogram",
         "swtrace_wait_stall_seconds",
-        FactsRow,
+        SharedRow,
         lambda row: row.facts.totals.stall,
         "How long a receiver's wait was blocked for its weight. One observation per wait of a timed step.",
         exemplars=lambda row: row.slowest,
@@ -288,29 +320,29 @@ _DECLARED = (
     Metric(
         "histogram",
         "swtrace_prefetch_slack_seconds",
-        FactsRow,
+        SharedRow,
         lambda row: row.facts.totals.slack,
         "How long a receiver's weight was ready before its wait began. One observation per wait of a timed step.",
     ),
     Metric(
         "histogram",
         "swtrace_broadcast_duration_seconds",
-        FactsRow,
-        FactsRow.transfer_duration,
+        SharedRow,
+        SharedRow.transfer_duration,
         "Time from issued to ready of a broadcast or copy, queueing included, by role of the rank.",
         by="role",
     ),
     Metric(
         "counter",
         "swtrace_broadcast_bytes_total",
-        FactsRow,
+        SharedRow,
         lambda row: row.facts.totals.bytes,
         "Payload bytes of all broadcasts that the rank took part in; in a pull series, of its own copies.",
     ),
     Metric(
         "counter",
         "swtrace_stall_cause_seconds_total",
-        FactsRow,
+        SharedRow,
         lambda row: {cause: cause_ns / 1e9 for cause, cause_ns in row.facts.totals.cause_ns.items()},
         "Stall by proximate cause. The causes sum to the total stall.",
         by="cause",
@@ -318,7 +350,7 @@ _DECLARED = (
     Metric(
         "counter",
         "swtrace_waits_total",
-        FactsRow,
+        SharedRow,
         lambda row: row.facts.totals.waits,
         "Waits by outcome. The outcomes sum to all waits.",
         by="outcome",
@@ -327,7 +359,7 @@ _DECLARED = (
     Metric(
         "gauge",
         "swtrace_prefetch_efficiency_ratio",
-        FactsRow,
+        SharedRow,
         lambda row: row.facts.recent.efficiency,
         "1 - (stall without its skew) / transfer, over the last 64 steps. 1 means that all transfer was hidden.",
     ),
@@ -337,7 +369,11 @@ _DECLARED = (
         FactsRow,
         # The critical path is unknown if ranks of the group are not read, or their clocks are not aligned. The ranks of
         # a pull series have none in common.
-        lambda row: row.excess_share if row.facts.recent.path_steps and row.facts.info.lockstep else None,
+        lambda row: (
+            row.excess_share
+            if row.facts.recent.path_steps and row.facts.info.lockstep and len(row.facts.info.group_ranks) > 1
+            else None
+        ),
         "Excess compute of the straggler on the critical path, as a share of step time; 0 for all other ranks.",
     ),
     Metric(
@@ -393,6 +429,22 @@ _DECLARED = (
         FactsRow.step_duration,
         "Time from begin to end of a timed forward pass, by phase.",
         by="phase",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_planned_step_seconds",
+        FactsRow,
+        FactsRow.planned_step,
+        "Mean time of a step: predicted by the plan, with the ends of its range, and measured over the last 64 steps.",
+        by="kind",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_planned_stall_ratio",
+        FactsRow,
+        FactsRow.planned_stall_ratio,
+        "Stall ratio: predicted by the plan, with the ends of its range, and measured over the last 64 steps.",
+        by="kind",
     ),
     Metric(
         "gauge",
@@ -626,6 +678,7 @@ class SnapshotCollector(Collector):
             for group_rank in clock.group_ranks
         }
         stragglers = observation.stragglers()
+        compared = {series.key: compare(series) for series in observation.facts.series}
         for rank in ranks:
             rank_key = rank.rank.key
             facts = known.get(rank_key)
@@ -636,6 +689,10 @@ class SnapshotCollector(Collector):
                 series = series_facts.get(key)
                 yield SeriesRow(labels, rank.rank, entry, series)
                 if series is not None:
-                    yield FactsRow(labels, rank.rank, series, snapshot.exemplars.get(key, {}), stragglers.get(key, 0.0))
+                    of_bucket, excess = snapshot.exemplars.get(key, {}), stragglers.get(key, 0.0)
+                    row = labels, rank.rank, series, of_bucket, excess, compared.get(key[1])
+                    yield FactsRow(*row)
+                    if series.info.shared:
+                        yield SharedRow(*row)
                 if key in clocks:
                     yield ClockRow(labels, rank.rank, clocks[key])

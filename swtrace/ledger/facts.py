@@ -17,7 +17,7 @@ import numpy.typing as npt
 from swtrace.ledger.alignment import AlignedClock
 from swtrace.ledger.requests import Links
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
-from swtrace.trace.schema import StepFlag
+from swtrace.trace.schema import Phase, StepFlag
 
 Nanoseconds = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -219,6 +219,11 @@ class StepFacts(_LazyFacts):
         return facts
 
     @property
+    def shared(self) -> bool:
+        """Whether the layers are shared, and not only observed."""
+        return all(info is None or info.shared for info in self.infos)
+
+    @property
     def only_rank(self) -> RankKey | None:
         """The rank whose step this is, in a pull series; None if all ranks run the step together."""
         return None if self.of_rank is None else self.ranks[self.of_rank]
@@ -232,6 +237,22 @@ class StepFacts(_LazyFacts):
     def duration_ns(self) -> Nanoseconds:
         """``[rank]``: forward begin to forward end; 0 where the step record is missing."""
         return np.where(self.ended, self.end_ns - self.begin_ns, 0)
+
+    @property
+    def common_phase(self) -> Phase:
+        """The phase of the step's ranks, or mixed if they differ. Dummy ranks do not count, unless all are."""
+        phases = set(self.phase[self.ended].tolist())
+        real = phases - {int(Phase.DUMMY)} or phases
+        return Phase(real.pop()) if len(real) == 1 else Phase.MIXED if real else Phase.OTHER
+
+    @property
+    def layer_ns(self) -> Nanoseconds:
+        """``[rank, position]``: of an observed series, the time from a layer's reach to the next layer's.
+
+        0 for the last layer, after which the step goes on, and where a record is missing.
+        """
+        known = self.present[:, :-1] & self.present[:, 1:]
+        return np.pad(np.where(known, np.diff(self.issued_ns, axis=1), 0), ((0, 0), (0, 1)))
 
     @property
     def aborted(self) -> bool:
@@ -335,11 +356,13 @@ class Recent:
     """Critical-path excess compute of this rank."""
     path_steps: int
     """Steps that have a critical path."""
+    tokens: int
+    """Sum of the batches' tokens."""
 
     @property
     def stall_ratio(self) -> float | None:
-        """``sum(stall) / step time``; None without a finished step."""
-        return self.stall_ns / self.step_ns if self.step_ns > 0 else None
+        """``sum(stall) / step time``; None without a finished step, or a wait that could stall."""
+        return self.stall_ns / self.step_ns if self.step_ns > 0 and self.waits else None
 
     @property
     def on_time_rate(self) -> float | None:
@@ -381,6 +404,8 @@ class SeriesRankFacts:
     """Smallest number of positions between reach and layer in the last timed step; None before the first broadcast."""
     last_record: Mapping[str, int]
     """Fields of the newest STEP record, timed or not, by the names in ``schema.STEP_FIELDS``; 0 before the first."""
+    recent_as_planned: Recent | None = None
+    """The same sums as :attr:`recent`, over those of the steps that the rank's plan is about; None without a plan."""
 
     @property
     def kept_bytes(self) -> int:
@@ -431,6 +456,11 @@ class SeriesFacts:
     def lockstep(self) -> bool:
         """Whether the ranks run the same steps, so that they can be compared."""
         return all(rank.info.lockstep for rank in self.ranks)
+
+    @property
+    def shared(self) -> bool:
+        """Whether the layers are shared. Otherwise the series is observed: nothing moves, and nothing can stall."""
+        return all(rank.info.shared for rank in self.ranks)
 
     @property
     def moves(self) -> str:

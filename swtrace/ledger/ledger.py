@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from swtrace.errors import IntakeError
 from swtrace.ledger.alignment import Aligner, Probe, Probes
 from swtrace.ledger.channel import Channel
+from swtrace.ledger.comparison import covers, plan_of
 from swtrace.ledger.facts import (
     LedgerFacts,
     Oddities,
@@ -372,7 +374,8 @@ class Ledger:
                 epsilon_ns=self._epsilon_ns,
                 source=source,
                 prefetch_step=info.prefetch_step,
-                sends=info.lockstep,
+                sends=info.lockstep and info.shared,
+                receives=info.shared,
             ),
             latest=Latest(ranks),
             recent=RecentSteps(self._recent_steps, len(key.group_ranks), info.layer_bytes),
@@ -551,6 +554,8 @@ class Ledger:
 
     def _compute_facts(self, series: _Series) -> SeriesFacts:
         recent = series.recent.facts()
+        planned = plan_of(member.info for member in series.members.values())
+        as_planned = None if planned is None else series.recent.facts(partial(covers, planned))
         totals = series.totals.facts({rank: member.info.layer_bytes for rank, member in series.members.items()})
         return SeriesFacts(
             key=series.constants.series,
@@ -562,9 +567,12 @@ class Ledger:
                     totals=totals[place],
                     recent=recent[member.info.rank_in_group],
                     last_step=series.latest.step(place),
-                    last_stall_ns=series.latest.stall_ns(place),
-                    effective_prefetch_step=series.latest.effective_prefetch_step(place),
+                    last_stall_ns=series.latest.stall_ns(place) if member.info.shared else None,
+                    effective_prefetch_step=series.latest.effective_prefetch_step(place)
+                    if member.info.shared
+                    else None,
                     last_record=series.totals.last_step(place),
+                    recent_as_planned=as_planned and as_planned[member.info.rank_in_group],
                 )
                 for place, member in sorted(series.members.items())
             ),

@@ -6,7 +6,7 @@ Each step is first summed over its positions, into an array with a row for each 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,7 +44,7 @@ _COUNTED = (
     "transfer_bound_ns",
 )
 """Rows that :class:`~swtrace.ledger.facts.Recent` has under the same name, and ..."""
-_ROWS = (*_COUNTED, "steps", "excess_ns", "path_steps", *CAUSES, "transfers", "whole")
+_ROWS = (*_COUNTED, "steps", "tokens", "excess_ns", "path_steps", *CAUSES, "transfers", "whole")
 """... other rows that it is computed from. *whole* is 1 where the rank ended the step and no record is missing."""
 _STEP_NS, _EXCESS_NS, _PATH_STEPS, _TRANSFERS, _WHOLE = (
     _ROWS.index(name) for name in ("step_ns", "excess_ns", "path_steps", "transfers", "whole")
@@ -85,6 +85,7 @@ def sum_positions(
         "transfer_ns": over(of.transfer_ns),
         "transfer_bound_ns": over(of.transfer_bound_ns),
         "steps": 1,
+        "tokens": of.tokens,
         "excess_ns": excess_ns,
         "path_steps": path_known,
         **dict(zip(CAUSES, causes, strict=True)),
@@ -127,7 +128,7 @@ class Total:
         """Return the sums, which provide the ratios."""
         rows = dict(zip(_ROWS, self._sums.tolist(), strict=True))
         return Recent(
-            **{name: rows[name] for name in (*_COUNTED, "steps", "excess_ns", "path_steps")},
+            **{name: rows[name] for name in (*_COUNTED, "steps", "tokens", "excess_ns", "path_steps")},
             skew_ns=rows[Cause.ENTRY_SKEW] + rows[Cause.SKEW],
             transfer_bytes=self._bytes,
             cause_ns={cause: rows[cause] for cause in CAUSES},
@@ -145,24 +146,31 @@ class RecentSteps:
 
     def __init__(self, steps: int, ranks: int, layer_bytes: int) -> None:
         self.history: deque[StepFacts] = deque(maxlen=steps)
+        self._regular: deque[StepFacts] = deque(maxlen=steps)
         self._unsummed: deque[StepFacts] = deque(maxlen=steps)
         self._summed: deque[Sums] = deque(maxlen=steps)
-        self._steps, self._ranks, self._layer_bytes = steps, ranks, layer_bytes
+        self._ranks, self._layer_bytes = ranks, layer_bytes
 
     def add(self, steps: Iterable[StepFacts], aborted: Iterable[bool]) -> None:
         """Add finished steps. Aborted ones are kept in the history, but left out of the sums."""
         for step, is_aborted in zip(steps, aborted, strict=True):
             self.history.append(step)
             if not is_aborted:
+                self._regular.append(step)
                 self._unsummed.append(step)
 
     def __len__(self) -> int:
         """Return the number of steps summed."""
-        return min(len(self._summed) + len(self._unsummed), self._steps)
+        return len(self._regular)
 
-    def facts(self) -> tuple[Recent, ...]:
-        """Return the sums of each group rank, over steps without missing records: these would hide stall."""
+    def facts(self, covered: Callable[[StepFacts], bool] | None = None) -> tuple[Recent, ...]:
+        """Return the sums of each group rank, over all steps or those that are covered.
+
+        Steps with missing records are left out: these would hide stall.
+        """
         sums = self._sums()
+        if covered is not None:
+            sums = sums[np.fromiter(map(covered, self._regular), np.bool_, len(self._regular))]
         of_ranks = (sums * sums[:, _WHOLE, np.newaxis]).sum(axis=0)
         totals = [Total() for _ in range(self._ranks)]
         for rank, total in enumerate(totals):

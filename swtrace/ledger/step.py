@@ -214,6 +214,11 @@ class Steps:
         """``[step, rank]``: largest error of that."""
         return self._alignment.bound_ns
 
+    @property
+    def tokens(self) -> npt.NDArray[np.uint32]:
+        """``[step, rank]``: tokens of the rank's batch; 0 where the step record is missing."""
+        return self.block.tokens
+
     @cached_property
     def duration_ns(self) -> _Int:
         """``[step, rank]``: forward begin to forward end; 0 where the step record is missing."""

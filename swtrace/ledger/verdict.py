@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace import units
-from swtrace.ledger import caveats
+from swtrace.ledger import caveats, observed
 from swtrace.ledger.channel import SERIAL
+from swtrace.ledger.comparison import compare
 from swtrace.ledger.facts import CAUSES, Cause, Outcome, SeriesFacts, SeriesRankFacts, StepFacts
 from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
 from swtrace.ledger.planning.planner import Planner
@@ -47,7 +48,7 @@ DRY_BELOW_NS = 30_000
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """All findings about one series: the headline first, then the others, most important first."""
+    """All findings about one series: the headline, what the plan says if there is one, and the others by level."""
 
     headline: Finding
     findings: tuple[Finding, ...]
@@ -82,7 +83,7 @@ def _died(facts: SeriesFacts, dead: Sequence[int]) -> Finding:
 
 
 def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
-    headline = _headline(facts)
+    headline = _headline(facts) if facts.shared else observed.headline(facts)
     whole = [step for step in steps if not step.partial]
     found = [
         caveats.untraced(facts),
@@ -91,7 +92,16 @@ def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
         caveats.untimed(facts),
         caveats.missing_records(len(steps), len(steps) - len(whole)),
     ]
-    if headline.kind not in {"nothing", "bypassed"}:
+    if headline.kind == observed.KIND:
+        regular = [step for step in whole if not step.aborted]
+        found = [
+            _straggler(facts),
+            observed.compute(facts, regular),
+            *found,
+            caveats.unwaited(facts),
+            caveats.machine_noise(regular),
+        ]
+    elif headline.kind not in {"nothing", "bypassed"}:
         regular = [step for step in whole if not step.aborted]
         judged = judged_steps(facts, regular)
         found = [
@@ -111,7 +121,8 @@ def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
             caveats.machine_noise(regular),
         ]
     said = sorted(filter(None, found), key=lambda finding: -finding.level)
-    return Verdict(headline, (headline, *said))
+    compared = compare(facts)
+    return Verdict(headline, (headline, *(() if compared is None else (compared.finding,)), *said))
 
 
 def judged_steps(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Sequence[StepFacts]:
@@ -158,6 +169,8 @@ def _headline(facts: SeriesFacts) -> Finding:
         )
     judged = [rank for rank in ranks if rank.recent.stall_ratio is not None]
     if not judged:
+        if any(rank.recent.steps for rank in ranks):
+            return Finding("nothing", Level.NOTE, "No recent step waited for a layer, so there is nothing to judge.")
         if any(rank.last_step is not None for rank in ranks):
             return Finding(
                 "nothing", Level.WARNING, "Every finished step lacks some records, so there is nothing to judge."

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from swtrace.errors import EmptySelectionError
+from swtrace.ledger.comparison import covers, plan_of
 from swtrace.ledger.facts import LedgerFacts, SeriesFacts, SeriesKey, StepFacts
 from swtrace.ledger.recent import RecentSteps, Total
 from swtrace.selection import Selection
@@ -29,6 +30,8 @@ class _SelectedSeries:
     kept: deque[StepFacts]
     sums: dict[int, Total] = field(default_factory=dict)
     """By group rank."""
+    as_planned: dict[int, Total] = field(default_factory=dict)
+    """The same, over those steps that the series' plan is about."""
     steps: Counter[int | None] = field(default_factory=Counter)
     """By the group rank that runs them, in a pull series."""
 
@@ -60,12 +63,17 @@ class SelectedSteps:
                 into = self._series[step.series] = _SelectedSeries(deque(maxlen=most))
             into.kept.append(step)
             into.steps[step.of_rank] += 1
+            planned = plan_of(step.infos)
+            is_covered = planned is not None and covers(planned, step)
             for rank, sums, layer_bytes in picked.sums():
                 into.sums.setdefault(rank, Total()).add(sums, layer_bytes)
+                if is_covered:
+                    into.as_planned.setdefault(rank, Total()).add(sums, layer_bytes)
             yield step
         if self.finished and not self._series:
+            options = "--steps and --warmup" if self.selection.phase is None else "--steps, --warmup and --phase"
             raise EmptySelectionError(
-                f"none of the {self.finished} finished steps is selected by --steps and --warmup (here: {self})"
+                f"none of the {self.finished} finished steps is selected by {options} (here: {self})"
             )
 
     def facts(self, facts: LedgerFacts) -> LedgerFacts:
@@ -93,6 +101,8 @@ class SelectedSteps:
             parts.append(f"of steps {wanted.start or 0}:{'' if wanted.stop is None else wanted.stop}")
         if self.selection.warmup:
             parts.append(f"after {counted(self.selection.warmup, 'warm-up step')}")
+        if self.selection.phase is not None:
+            parts.append(f"of phase {self.selection.phase}")
         return ", ".join(parts)
 
     def _counted(self, steps: Iterable[StepFacts]) -> Iterator[StepFacts]:
@@ -105,10 +115,16 @@ class SelectedSteps:
         ranks = len(facts.key.group_ranks)
         recent = RecentSteps(max(1, len(found.kept)), ranks, facts.ranks[0].info.layer_bytes if facts.ranks else 0)
         recent.add(found.kept, (step.aborted for step in found.kept))
+        planned = plan_of(rank.info for rank in facts.ranks)
         return replace(
             facts,
             ranks=tuple(
-                replace(rank, recent=found.sums.get(rank.info.rank_in_group, Total()).recent()) for rank in facts.ranks
+                replace(
+                    rank,
+                    recent=found.sums.get(rank.info.rank_in_group, Total()).recent(),
+                    recent_as_planned=planned and found.as_planned.get(rank.info.rank_in_group, Total()).recent(),
+                )
+                for rank in facts.ranks
             ),
             steps=max(found.steps.values(), default=0),
             straggler=recent.straggler(tuple(RankKey(facts.key.run_id, rank) for rank in facts.key.group_ranks)),

@@ -47,12 +47,13 @@ def page(session: RecordingSession, selection: Selection) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>swtrace report: {escape(session.recording.paths[0].name)}</title>\n"
-        f"<style>{_style()}</style>\n</head>\n<body>\n"
+        f"<style>{style()}</style>\n</head>\n<body>\n"
         f"{_head(session)}\n{''.join(sections)}\n{words.section()}\n</body>\n</html>\n"
     )
 
 
-def _style() -> str:
+def style() -> str:
+    """Return the style sheet of every page."""
     shades = (
         f"color-mix(in srgb, var(--stall) {round(100 * shade / svg_charts.SHADES)}%, var(--compute))"
         for shade in range(svg_charts.SHADES + 1)
@@ -102,9 +103,7 @@ def _series(
     info = facts.ranks[0].info
     ranks = units.counted(len(facts.key.group_ranks), "rank")
     run = f"run {facts.key.run_id}: " if name_run else ""
-    about = (
-        f"{run}{info.extent} on {ranks}, prefetch step {info.prefetch_step}, {info.windows} windows, {info.transport}"
-    )
+    about = f"{run}{info.extent} on {ranks}, {info.sharing}"
     if len(facts.hosts) > 1:
         about += f"; {units.placed(facts.hosts)}"
     seen: set[str] = set()
@@ -116,8 +115,9 @@ def _series(
         f'<ul class="verdict">{findings}</ul>{coverage_note}',
     ]
     if found is not None and found.steps:
-        parts += [_table(facts, words), _over_time(facts, found), _causes(facts, found, words), _heat(found)]
-        parts += [_slack(found, words), _slowest(facts, found)]
+        parts += [_table(facts, words), _over_time(facts, found), _causes(facts, found, words)]
+        parts += [_heat(found), _slack(found, words)] if facts.shared else []
+        parts.append(_slowest(facts, found))
     return "\n".join(parts)
 
 

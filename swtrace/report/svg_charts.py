@@ -8,7 +8,8 @@ HTML, which does not stretch, so they stay readable on a phone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -151,6 +152,66 @@ def lanes(step: StepFacts) -> str:
     left = [(row * lane + 9.0, f"rank {step.ranks[rank].rank}") for row, rank in enumerate(running)]
     below = [(value / max(1, extent), short_duration(value)) for value in _ticks(0, extent, _TICKS_BELOW)]
     return _chart(f"step {step.step}", len(running) * lane - 10, shapes, left=left, below=below)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A predicted figure in a chart, with its interval."""
+
+    css: str
+    title: str
+    x: float
+    low: float
+    value: float
+    high: float
+
+
+def intervals(
+    name: str,
+    marks: Sequence[Mark],
+    *,
+    left: Callable[[float], str],
+    below: Callable[[float], str],
+    from_zero: bool = False,
+    limit: float | None = None,
+) -> str:
+    """Return a dot and a vertical bar for each mark.
+
+    Args:
+        name: What the chart shows.
+        marks: At least one.
+        left: Text for a value beside the chart.
+        below: Text for an x below the chart.
+        from_zero: Whether the axis beside the chart begins at 0.
+        limit: A value to mark across the chart; left out if it is far above all marks.
+    """
+    height = 220
+    top, bottom = max(mark.high for mark in marks), 0.0 if from_zero else min(mark.low for mark in marks)
+    if limit is not None and limit <= 2 * top:
+        top = max(top, limit)
+    room = (top - bottom) * 0.06 or abs(top) * 0.01 or 1.0
+    top, bottom = top + room, bottom - room
+    first, last = min(mark.x for mark in marks), max(mark.x for mark in marks)
+    aside = (last - first) * 0.05 or abs(last) * 0.05 or 1.0
+    first, last = first - aside, last + aside
+
+    def down(value: float) -> float:
+        return height * (top - value) / (top - bottom)
+
+    def line(css: str, x1: float, y1: float, x2: float, y2: float, inside: str = "") -> str:
+        return f'<line class="{css}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}">{inside}</line>'
+
+    ticks = [(down(value), left(value)) for value in _ticks(bottom, top, _TICKS_LEFT)]
+    shapes = [line("grid", 0, y, _WIDTH, y) for y, _ in ticks]
+    if limit is not None and limit <= top:
+        shapes.append(line("limit", 0, down(limit), _WIDTH, down(limit)))
+    for mark in marks:
+        x = _WIDTH * (mark.x - first) / (last - first)
+        title = f"<title>{escape(mark.title)}</title>"
+        shapes.append(line(f"range {mark.css}", x, down(mark.high), x, down(mark.low), title))
+        shapes.append(line(f"dot {mark.css}", x, down(mark.value), x, down(mark.value), title))
+    under = [((value - first) / (last - first), below(value)) for value in _ticks(first, last, _TICKS_BELOW)]
+    return _chart(name, height, shapes, left=ticks, below=under)
 
 
 def short_duration(ns: float) -> str:

@@ -240,6 +240,8 @@ class Transfers:
         self._issuing = threading.Lock()
         self._all_ready = threading.Event()
         self.issued_ns: list[int] = []
+        self.calls_ns: list[int] = []
+        """Duration of each call that issued a transfer."""
         self.ready_ns = [0] * count
 
     def issue(self) -> None:
@@ -248,10 +250,11 @@ class Transfers:
             try:
                 while self._due():
                     index = len(self.issued_ns)
-                    self.issued_ns.append(now_ns())
-                    self._operations.append(
-                        self._channel.issue(index, self._nbytes, self._concurrent, self._observer(index))
-                    )
+                    begin = now_ns()
+                    self.issued_ns.append(begin)
+                    operation = self._channel.issue(index, self._nbytes, self._concurrent, self._observer(index))
+                    self.calls_ns.append(now_ns() - begin)
+                    self._operations.append(operation)
             finally:
                 self._issuing.release()
 
@@ -395,6 +398,8 @@ class _Found:
 
     seconds: dict[tuple[int, int], list[float]] = field(default_factory=lambda: defaultdict(list))
     """By source and receiver."""
+    calls: list[float] = field(default_factory=list)
+    """Seconds of each call that issued a transfer."""
     computed: list[Beside] = field(default_factory=list)
     each_ns: float = 0.0
     """Time from one completion to the next in the last block."""
@@ -409,6 +414,7 @@ class _Block:
     """A block on one rank."""
 
     issued_ns: list[int]
+    calls_ns: list[int]
     ready_ns: list[int]
     sources: list[int]
     computed: Beside | None
@@ -611,7 +617,7 @@ class _Run:
             transfers.issue()
             transfers.wait()
         sources = [channel.source(index) for index in range(count)]
-        return _Block(transfers.issued_ns, transfers.ready_ns, sources, computed)
+        return _Block(transfers.issued_ns, transfers.calls_ns, transfers.ready_ns, sources, computed)
 
     def _collect(self, kind: _Kind, mine: _Block) -> None:
         """Add a block, without the transfers at its beginning and end, when others were under way than in between."""
@@ -621,6 +627,7 @@ class _Run:
         joint = self._channels[kind.channel].family == BROADCAST
         shifts = [0] * self._world if self._one_clock else _shifts(blocks)
         for receiver, block in enumerate(blocks):
+            found.calls += [max(1, call) * 1e-9 for call in block.calls_ns]
             if block.computed is not None:
                 found.computed.append(block.computed)
             for index in range(kind.concurrent, len(block.sources) - kind.concurrent + 1):
@@ -644,6 +651,7 @@ class _Run:
                 computing=kind.computing,
                 samples=found.samples,
                 seconds=Spread.of(second for seconds in found.seconds.values() for second in seconds),
+                issue_seconds=Spread.of(found.calls),
                 compute_stretch=self._stretch(kind) if kind.computing else None,
             )
 

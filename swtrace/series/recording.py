@@ -48,6 +48,11 @@ def describe_model(model: str) -> None:
     _Process.model = model
 
 
+def described_model() -> str:
+    """Return the name of the model; empty if unknown."""
+    return _Process.model
+
+
 def propose_run_id(given: str = "") -> RunIdProposal:
     """Return the run id that this process uses, was given, or would generate."""
     if _Process.recorder is not None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from swtrace import units
 from swtrace.errors import SettingsError
+from swtrace.ledger.comparison import Comparison, compare
 from swtrace.ledger.facts import CAUSES, Recent, SeriesFacts, SeriesKey, Totals
 from swtrace.ledger.verdict import verdict
 from swtrace.recording.selected import SelectedSteps
@@ -41,6 +42,8 @@ class Limits:
     min_on_time_rate: float | None = None
     max_stall_seconds: float | None = None
     """Per step."""
+    within_plan: bool = False
+    """Whether step time and stall ratio must not exceed the range of the plan (``SWTRACE_PLAN``)."""
     min_steps: int = 1
     """Fewer finished steps fail the test: a test that measured nothing must not pass."""
     baseline: bool = False
@@ -90,11 +93,15 @@ _LIMITS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "max_stall_ratio": _RATIO,
     "min_on_time_rate": _RATIO,
     "max_stall_seconds": ("a number of seconds from 0", _number),
+    "within_plan": ("True or False", lambda value: isinstance(value, bool)),
     "min_steps": ("a number of steps from 1", lambda value: _number(value) and isinstance(value, int) and value >= 1),
     "baseline": ("True or False", lambda value: isinstance(value, bool)),
     "tolerance": ("a number from 0: 0.1 is 10 %", lambda value: value is None or _number(value)),
 }
 """Allowed values of each limit. A limit of None or NaN would always be met."""
+_UNLIMITED = Limits()
+_OF_SHARED = ("min_efficiency", "max_stall_ratio", "min_on_time_rate", "max_stall_seconds", "baseline")
+"""Limits that an observed series would meet by having no waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +169,12 @@ def judge(tracing: Tracing, limits: Limits, baseline: Baseline | None = None, to
     steps = min((recent.steps for recent in sums.values()), default=0)
     if steps < limits.min_steps:
         return _nothing_measured(tracing, limits, steps)
+    shared = {series.key for series in tracing.facts().series if series.shared}
+    asked_of_shared = [name for name in _OF_SHARED if getattr(limits, name) is not getattr(_UNLIMITED, name)]
+    if asked_of_shared and not any(key in shared for key, _ in sums):
+        names = ", ".join(dict.fromkeys(key.name for key, _ in sums))
+        what = " and ".join(asked_of_shared)
+        return f"{what} cannot be checked: nothing is shared, {names} is only observed (SWTRACE_SHARE=none)"
     unjudged = _unjudged(limits, sums.values())
     if unjudged:
         asked = f" matching {limits.selection}" if str(limits.selection) else ""
@@ -175,15 +188,43 @@ def judge(tracing: Tracing, limits: Limits, baseline: Baseline | None = None, to
             f"{units.counted(lost, 'record')} {'was' if lost == 1 else 'were'} lost before being read, so the limits "
             "cannot be checked: set a larger ini option swtrace_ring_records, or run fewer steps"
         )
+    compared = _compared(tracing, limits) if limits.within_plan else {}
+    for key in dict.fromkeys(key for key, _ in sums) if limits.within_plan else ():
+        comparison = compared.get(key)
+        if comparison is None:
+            return f"series {key.name!r} has no plan to be within: set SWTRACE_PLAN, and see the rank's log"
+        if comparison.differs or comparison.step_ns is None:
+            return f"series {key.name!r} cannot be compared with the plan: {comparison.finding.sentence}"
     broken: dict[tuple[SeriesKey, RankKey], list[str]] = {}
     for at, recent in sums.items():
-        found = _broken(limits, recent)
+        found = _broken(limits, recent) + _above_plan(compared.get(at[0]), at[1])
         known = (baseline or {}).get(place(*at))
         if known is not None and (worse := known.worse(recent, tolerance)):
             found.append(worse)
         if found:
             broken[at] = found
     return _report(tracing, limits, sums, broken) if broken else ""
+
+
+def _compared(tracing: Tracing, limits: Limits) -> dict[SeriesKey, Comparison]:
+    """Return each series with a plan, compared with it over the selected steps."""
+    facts = _selected(tracing, limits).facts(tracing.facts())
+    return {series.key: compared for series in facts.series if (compared := compare(series)) is not None}
+
+
+def _selected(tracing: Tracing, limits: Limits) -> SelectedSteps:
+    """Return the selected steps, whole and on all ranks, even if the limits are about one rank or layer."""
+    selected = SelectedSteps(replace(limits.selection, rank=None, layer=None))
+    for _ in selected.among(tracing.steps()):
+        pass
+    return selected
+
+
+def _above_plan(comparison: Comparison | None, rank: RankKey) -> list[str]:
+    """Return that a series does not keep to its plan, for the rank that the figures are most about."""
+    if comparison is None or not comparison.worse or comparison.rank != rank.rank:
+        return []
+    return [f"{' and '.join(comparison.worse)} above the plan ({comparison.sentence.removesuffix('.')})"]
 
 
 def _unjudged(limits: Limits, sums: Collection[Recent]) -> list[str]:
@@ -261,10 +302,7 @@ def _report(
     worst = max(broken, key=lambda at: sums[at].stall_ratio or 0.0)
     reasons = sum(map(len, broken.values()))
     others = f"; {units.counted(reasons - 1, 'more broken limit')} below" if reasons > 1 else ""
-    # A verdict is on whole steps of all ranks, even if the limits are about one rank or layer.
-    selected = SelectedSteps(replace(limits.selection, rank=None, layer=None))
-    for _ in selected.among(tracing.steps()):
-        pass
+    selected = _selected(tracing, limits)
     seen = tracing.observe()
     known = {series.key: series for series in selected.facts(seen.facts).series}
     lines = [f"{broken[worst][0]} on rank {_named(known, *worst)} of {worst[0].name}{others}"]

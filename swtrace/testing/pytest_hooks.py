@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from swtrace.testing.tracing import Tracing
 
 _MARKER = (
-    "swtrace(min_efficiency, max_stall_ratio, min_on_time_rate, max_stall_seconds, series, rank, layer, phase, steps, "
-    "warmup, min_steps, baseline, tolerance): record the series that run in this test, in any process, and fail the "
-    "test if a limit is broken."
+    "swtrace(min_efficiency, max_stall_ratio, min_on_time_rate, max_stall_seconds, within_plan, series, rank, layer, "
+    "phase, steps, warmup, min_steps, baseline, tolerance): record the series that run in this test, in any process, "
+    "and fail the test if a limit is broken."
 )
 
 

@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from swtrace.errors import RingFormatError, RingFullError
+from swtrace.plan_file import Interval
 from swtrace.trace import schema
-from swtrace.trace.identity import RankIdentity, SeriesInfo, UntracedRank, Workload
+from swtrace.trace.identity import Planned, RankIdentity, SeriesInfo, UntracedRank, Workload
 
 MAX_LAYERS = 4096
 MAX_GROUP = 4096
@@ -155,15 +156,18 @@ _LAYOUT = (
 
 
 def encode_series(info: SeriesInfo, first_window: int) -> bytes:
-    """Return a series table entry: length, checksum, JSON. Shorten the reasons of untraced ranks as needed.
+    """Return a series table entry: length, checksum, JSON.
+
+    In a very large group, shorten the reasons of untraced ranks as needed, and leave out the plan if it does not fit.
 
     Raises:
         RingFullError: the entry does not fit its slot.
     """
-    for characters in _REASON_CHARACTERS:
+    for characters, with_plan in _ATTEMPTS:
+        described = asdict(info if with_plan else replace(info, planned=None))
         named = info.untraced if characters is not None else ()
         untraced = [{"rank": rank.rank, "reason": printable(rank.reason)[:characters]} for rank in named]
-        fields = {**asdict(info), "layers": _mask(info), "untraced": untraced, "first_window": first_window}
+        fields = {**described, "layers": _mask(info), "untraced": untraced, "first_window": first_window}
         text = _encode(fields)
         if schema.SERIES_ENTRY.size + len(text) <= schema.SERIES_SLOT_BYTES:
             return schema.SERIES_ENTRY.pack(len(text), zlib.crc32(text)) + text
@@ -181,8 +185,9 @@ def _mask(info: SeriesInfo) -> str:
     return f"{sum(1 << layer - info.start_layer for layer in info.layers):x}"
 
 
-_REASON_CHARACTERS = (300, 60, 0, None)
-"""Lengths to try. None: leave out the untraced ranks, as in a very large group."""
+_ATTEMPTS = ((300, True), (60, True), (0, True), (0, False), (None, False))
+"""Lengths of the reasons to try, with or without the plan. None: leave out the untraced ranks, as in a very large
+group."""
 
 
 def decode_series(slot: bytes) -> tuple[SeriesInfo, int]:
@@ -226,6 +231,7 @@ def decode_series(slot: bytes) -> tuple[SeriesInfo, int]:
             UntracedRank(rank.integer("rank", 0, (1 << 31) - 1), rank.text("reason"))
             for rank in fields.objects("untraced", MAX_GROUP)
         ),
+        planned=_decode_planned(fields),
     )
     first_window = fields.integer("first_window", 0, schema.WINDOW_SLOTS)
     reserved = 0 if refused else info.window_count
@@ -236,6 +242,20 @@ def decode_series(slot: bytes) -> tuple[SeriesInfo, int]:
     if len(set(group_ranks)) != len(group_ranks):
         raise RingFormatError("damaged series entry (duplicate rank in the group)")
     return info, first_window
+
+
+def _decode_planned(series: _Fields) -> Planned | None:
+    if series.absent("planned"):
+        return None
+    fields = series.object("planned")
+    return Planned(
+        digest=fields.text("digest", empty=False),
+        step_ns=fields.interval("step_ns"),
+        stall_ratio=fields.interval("stall_ratio"),
+        phase=fields.text("phase"),
+        tokens=None if fields.absent("tokens") else fields.number("tokens"),
+        differs=fields.text("differs"),
+    )
 
 
 def writer_lives(descriptor: int) -> bool:
@@ -276,6 +296,22 @@ class _Fields:
         if type(value) is not int or not low <= value <= high:
             raise RingFormatError(f"damaged ring ({name} is not an integer from {low} to {high})")
         return value
+
+    def absent(self, name: str) -> bool:
+        return self._values.get(name) is None
+
+    def number(self, name: str) -> float:
+        value = self._values.get(name)
+        if type(value) not in (int, float) or not 0 <= value <= _MAX_INT:
+            raise RingFormatError(f"damaged ring ({name} is not a number from 0 to {_MAX_INT})")
+        return float(value)
+
+    def interval(self, name: str) -> Interval:
+        ends = self.object(name)
+        interval = Interval(ends.number("value"), ends.number("low"), ends.number("high"))
+        if not interval.low <= interval.value <= interval.high:
+            raise RingFormatError(f"damaged ring ({name} is not within its range)")
+        return interval
 
     def bits(self, name: str, length: int, *, absent: int) -> tuple[int, ...]:
         """Return which of the lowest ``length`` bits are set in a number in hexadecimal; if absent, the first ones."""

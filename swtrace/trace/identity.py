@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple, Self
 from urllib.parse import unquote
 
-from swtrace.share import extent
+from swtrace.plan_file import Interval
+from swtrace.share import NONE, extent
 from swtrace.trace.clocks import clock_name
 
 
@@ -104,6 +105,24 @@ class UntracedRank:
 
 
 @dataclass(frozen=True, slots=True)
+class Planned:
+    """What the plan that a run was started with says about a series."""
+
+    digest: str
+    """Identifies the plan."""
+    step_ns: Interval
+    """Mean time of a step, on the rank with the longest."""
+    stall_ratio: Interval
+    """Of the most stalled rank."""
+    phase: str = ""
+    """Phase of the steps that the prediction is about; empty if it is about all."""
+    tokens: float | None = None
+    """Mean number of tokens in their batches; None if unknown."""
+    differs: str = ""
+    """How the run differs from the plan, so that the prediction is about another run; empty if it does not."""
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesInfo:
     """The constants of one series on one rank, written once into the ring's series table."""
 
@@ -122,7 +141,7 @@ class SeriesInfo:
     """Global ranks of the group, in group order: ``group_ranks[group rank] = global rank``."""
     rank_in_group: int
     transport: str
-    """``gloo``, ``nccl``, ``ideal``, ``pull``, ..."""
+    """``gloo``, ``nccl``, ``ideal``, ``pull``, ...; ``none`` if the series is only observed."""
     rendezvous: str
     """Who must have issued an operation before its data can move: ``source`` (the source and the receiver), ``tree``
     (these and the ranks on the way: gloo), ``group`` (all ranks, in collectives that need everyone) or ``receiver``
@@ -146,6 +165,13 @@ class SeriesInfo:
     """Bytes that the ownership check adds to each layer's payload; 0 if the check is off."""
     untraced: tuple[UntracedRank, ...] = ()
     """Ranks of the group that reported that they record nothing of this series, so readers need not wait for them."""
+    planned: Planned | None = None
+    """None if the rank was started without a plan for this series."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether the layers are shared. Otherwise the series is observed: each rank stores all of them."""
+        return self.transport != NONE
 
     @property
     def num_layers(self) -> int:
@@ -156,6 +182,13 @@ class SeriesInfo:
     def extent(self) -> str:
         """Which layers are shared, in words: ``layers 0-60``, or ``31 of 61 layers shared``."""
         return extent(self.layers, self.start_layer, self.stack_layers)
+
+    @property
+    def sharing(self) -> str:
+        """How the layers are shared, in words: ``prefetch step 1, static windows, gloo``; or that they are not."""
+        if not self.shared:
+            return "observed, not shared"
+        return f"prefetch step {self.prefetch_step}, {self.windows} windows, {self.transport}"
 
     @property
     def lockstep(self) -> bool:
@@ -186,5 +219,7 @@ class SeriesInfo:
         return self.num_layers * self.layer_bytes
 
     def source(self, position: int) -> int:
-        """Return the group rank that stores the layer at ``position``."""
+        """Return the group rank that stores the layer at ``position``; in an observed series this rank, as all do."""
+        if not self.shared:
+            return self.rank_in_group
         return (self.start_layer + position) % len(self.group_ranks)

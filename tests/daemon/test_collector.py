@@ -19,14 +19,23 @@ from swtrace.trace.identity import UntracedRank, Workload
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.schema import Clock, Untimed
 from tests.support.daemon_threads import serving
-from tests.support.recorded_run import LAYER_BYTES, STALL_NS, TRANSFER_NS, PullRun, RecordedRun, identity, series_info
+from tests.support.recorded_run import (
+    AS_PLANNED,
+    LAYER_BYTES,
+    STALL_NS,
+    TRANSFER_NS,
+    PullRun,
+    RecordedRun,
+    identity,
+    series_info,
+)
 from tests.support.scrapes import NAMES, OPENMETRICS, parse_openmetrics, scrape, value
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[RecordedRun]:
-    """Two ranks, one with a refusal."""
-    run = RecordedRun(tmp_path)
+    """Two ranks with a plan, one with a refusal."""
+    run = RecordedRun(tmp_path, planned=AS_PLANNED)
     run.recorders[0].add_series(
         series_info(0, name="mlp.down_proj", refused="different shapes", window_count=0, owned_layers=0)
     )
@@ -80,6 +89,27 @@ def test_openmetrics_when_asked(client: httpx.Client) -> None:
         )
     }
     assert samples["text"] == samples["openmetrics"]
+
+
+def test_the_plan_stands_beside_what_is_measured(run: RecordedRun, client: httpx.Client) -> None:
+    """Each rank has the plan's figures with their ranges, and its own; a plan for other settings has no figures."""
+    other = replace(AS_PLANNED, differs="prefetch step 1, not 2")
+    run.recorders[0].add_series(series_info(0, name="mlp.up_proj", planned=other))
+    families = scrape(client)
+    step, stall = families["swtrace_planned_step_seconds"], families["swtrace_planned_stall_ratio"]
+    figures = {
+        sample.labels["kind"]: (sample.value, ratio.value)
+        for sample, ratio in zip(step.samples, stall.samples, strict=True)
+        if sample.labels["rank"] == "1"
+    }
+    measured = run.step_ns / 1e9, STALL_NS / run.step_ns
+    assert figures == {
+        "predicted": (0.0061, 0.04),
+        "low": (0.0059, 0.03),
+        "high": (0.0062, 0.06),
+        "measured": pytest.approx(measured),
+    }
+    assert {sample.labels["series"] for sample in step.samples} == {"self_attn.o_proj"}
 
 
 @pytest.mark.prometheus

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -14,44 +13,9 @@ from swtrace.trace.schema import Clock
 from swtrace.version import __version__
 from tests.support.commands import checked
 from tests.support.exported_run import STEPS
+from tests.support.page_checker import Checker
 from tests.support.recorded_run import RecordedRun
 from tests.support.simulated_recordings import record_rings
-
-
-class Checker(HTMLParser):
-    """Collects texts, and fails on tags that do not match."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.texts: list[str] = []
-        self.counts: dict[str, int] = {}
-        self.ids: list[str] = []
-        self.links: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Record a tag."""
-        self.counts[tag] = self.counts.get(tag, 0) + 1
-        if tag != "meta":
-            self.open.append(tag)
-        for name, value in attrs:
-            assert name not in {"src", "href"} or (value or "").startswith("#")
-            if name == "id":
-                self.ids.append(value or "")
-            elif name == "href":
-                self.links.append((value or "").removeprefix("#"))
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002 - its signature
-        """Record a self-closing tag."""
-        self.counts[tag] = self.counts.get(tag, 0) + 1
-
-    def handle_endtag(self, tag: str) -> None:
-        """Close a tag."""
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        """Record a text."""
-        self.texts.append(data)
 
 
 @pytest.fixture

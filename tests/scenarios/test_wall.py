@@ -25,6 +25,7 @@ import pytest
 
 from swtrace.cli.exit_codes import ExitCode
 from swtrace.ledger.finding import STALLED_ABOVE
+from swtrace.plan_file import Conditions, Interval, PlanFile
 from tests.support.daemon_command import DaemonCommand, daemon, environment
 from tests.support.grafana_json import PanelQuery, queries
 from tests.support.odd_ranks import STALL_RATIO, OddRanks
@@ -44,6 +45,16 @@ RULE_LABELS = {"rank": {"job", "instance", "rank", "series"}, "series": {"job", 
 """Labels of a recorded series, by the first part of its name; the spread within a run has the run, too."""
 EMPTY_IF_GOOD = {"Untimed steps of devices"}
 OF_ONE_HOST = {"Straggler"}
+MISSED_PLAN = PlanFile(
+    series=SERIES,
+    start_layer=0,
+    settings={"prefetch_step": 1, "transport": "broadcast"},
+    step_seconds=Interval(0.001, 0.001, 0.001),
+    stall_ratio=Interval(0.001, 0.0, 0.001),
+    conditions=Conditions(ranks=2, stack_layers=60, layer_bytes=1 << 20),
+    made_at="2026-11-28T18:00:00+00:00",
+)
+"""A plan that the stalled demo misses: it has 60 layers."""
 OF_SEVERAL_HOSTS = {
     "Clock bound",
     "Clock offset",
@@ -130,8 +141,9 @@ def wall() -> Iterator[Wall]:
         targets = [*(host.instance for host in hosts), f"127.0.0.1:{free_port()}"]
         server = stack.enter_context(prometheus(work, targets, scrape_s=1, evaluate_s=1))
         wall = Wall(server, stalled, straggler, odd_host, receiver)
+        MISSED_PLAN.write(work / "plan.json")
         demos = [
-            _demo(directories[0], "stalled"),
+            _demo(directories[0], "stalled", SWTRACE_PLAN=str(work / "plan.json")),
             _demo(directories[1], "straggler", "--layers", "24", "--compute-ms", "3", "--late-ms", "6"),
         ]
         ended = threading.Event()
@@ -157,11 +169,11 @@ def wall() -> Iterator[Wall]:
         yield wall
 
 
-def _demo(directory: Path, scenario: str, *dials: str) -> subprocess.Popen[str]:
+def _demo(directory: Path, scenario: str, *dials: str, **settings: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "swtrace", "demo", "--scenario", scenario, "--no-daemon"]
     return subprocess.Popen(
         [*command, "--ranks", "2", "--duration", "3600", *dials],
-        env=environment(SWTRACE_DIR=str(directory), PYTHONFAULTHANDLER="1"),
+        env=environment(SWTRACE_DIR=str(directory), PYTHONFAULTHANDLER="1", **settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -367,7 +379,7 @@ def test_every_alert_finds_its_trouble(wall: Wall) -> None:
     expression, and tests/daemon/test_observer.py its metric.
     """
     alerts = {rule["name"]: rule for rule in wall.prometheus.rules() if rule["type"] == "alerting"}
-    assert len(alerts) == 14
+    assert len(alerts) == 15
     assert {name for name, rule in alerts.items() if rule["health"] != "ok"} == set()
     seen = Counter(
         sample.labels["alertname"]

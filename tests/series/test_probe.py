@@ -172,8 +172,8 @@ def test_a_stretch_is_unknown_where_transfers_are_short() -> None:
 
 def test_clocks_of_two_hosts_are_aligned_by_transfers_in_both_directions() -> None:
     """Rank 1's clock is 5000 ns ahead; transfers take 100 ns each way, or longer."""
-    ahead = _Block([5200, 5400], [5100, 5900], [0, 1], None)
-    assert _shifts([_Block([0, 900], [50, 500], [0, 1], None), ahead]) == [0, 5000]
+    ahead = _Block([5200, 5400], [10, 10], [5100, 5900], [0, 1], None)
+    assert _shifts([_Block([0, 900], [10, 10], [50, 500], [0, 1], None), ahead]) == [0, 5000]
 
 
 def test_a_size_beyond_the_largest_that_is_asked_for_is_measured_too() -> None:

@@ -12,8 +12,9 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from swtrace.plan_file import Interval
 from swtrace.trace.clocks import boot_id
-from swtrace.trace.identity import RankIdentity, SeriesInfo
+from swtrace.trace.identity import Planned, RankIdentity, SeriesInfo
 from swtrace.trace.recorder import Recorder, SeriesRecorder
 from swtrace.trace.request_link import RequestLink
 from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag, Untimed
@@ -23,6 +24,8 @@ TRANSFER_NS = 600_000
 STALL_NS = 300_000
 STALLED_POSITION = 2
 LAYER_BYTES = 4096
+AS_PLANNED = Planned("0123456789ab", Interval(6.1e6, 5.9e6, 6.2e6), Interval(0.04, 0.03, 0.06), phase="decode")
+"""A plan that such a run keeps to."""
 SPANS_PER_STEP = 22
 """Two ranks: one step, five broadcasts and five waits each."""
 REACH_NS = 10_000
@@ -87,6 +90,8 @@ class RecordedRun:
     """Traced requests in the batch of every step that is written from now on."""
     hosts: tuple[str, ...] = ()
     """By rank. Each host has a clock of its own. If empty, all ranks are on one host."""
+    planned: Planned | None = None
+    """What the ranks' plan says."""
     ahead_ns: int = 0
     """By how much the clock of each host is ahead of the one before, in the order in which they appear."""
 
@@ -111,7 +116,7 @@ class RecordedRun:
 
     def described(self, rank: int) -> SeriesInfo:
         """Return the series as a rank describes it when it makes its ring."""
-        return series_info(rank, self.ranks, clock=self.clock.name.lower())
+        return series_info(rank, self.ranks, clock=self.clock.name.lower(), planned=self.planned)
 
     def info(self, rank: int) -> SeriesInfo:
         """Return the series as described by a rank."""

@@ -43,6 +43,8 @@ NAMES = {
     "swtrace_steps_total": ("counter", {"rank", "series"}),
     "swtrace_untimed_steps_total": ("counter", {"rank", "series", "reason"}),
     "swtrace_step_duration_seconds": ("histogram", {"rank", "series", "phase"}),
+    "swtrace_planned_step_seconds": ("gauge", {"rank", "series", "kind"}),
+    "swtrace_planned_stall_ratio": ("gauge", {"rank", "series", "kind"}),
     "swtrace_prefetch_step": ("gauge", {"rank", "series", "kind"}),
     "swtrace_series_bytes": ("gauge", {"rank", "series", "kind"}),
     "swtrace_rank_up": ("gauge", {"rank"}),

@@ -19,8 +19,8 @@ PRELUDE = """
 import os, pytest
 from tests.support.recorded_run import RecordedRun
 
-def run(swtrace, steps=10, run_id="run"):
-    made = RecordedRun(swtrace.directory, run_id=run_id)
+def run(swtrace, steps=10, run_id="run", planned=None):
+    made = RecordedRun(swtrace.directory, run_id=run_id, planned=planned)
     made.write(steps)
     made.close()
 """

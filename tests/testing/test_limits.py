@@ -84,6 +84,31 @@ def test_a_broken_limit_fails_with_words(suite: pytest.Pytester) -> None:
     assert "limits.py" not in result.stdout.str()
 
 
+def test_a_run_must_keep_to_its_plan(suite: pytest.Pytester) -> None:
+    """A run within the range passes. One above it fails with both figures, and so does one that cannot be compared."""
+    result = outcomes(
+        suite,
+        """
+from dataclasses import replace
+from tests.support.recorded_run import AS_PLANNED, Interval
+slower = replace(AS_PLANNED, step_ns=Interval(5e6, 4.9e6, 5.1e6))
+other = replace(AS_PLANNED, differs="prefetch step 1, not 2")
+
+@pytest.mark.parametrize("planned", [AS_PLANNED, slower, other, None])
+@pytest.mark.swtrace(within_plan=True)
+def test_it(swtrace, planned): run(swtrace, planned=planned)
+""",
+    )
+    result.assert_outcomes(passed=1, failed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "swtrace: step time above the plan (Step time: planned 5.00 ms (4.90 to 5.10), measured 6.00 ms. *",
+            "swtrace: series 'self_attn.o_proj' cannot be compared with *: prefetch step 1, not 2.",
+            "swtrace: series 'self_attn.o_proj' has no plan to be within: set SWTRACE_PLAN*",
+        ]
+    )
+
+
 def test_a_failure_begins_with_what_is_worst_and_how_many_more(suite: pytest.Pytester) -> None:
     """The first line, of which pytest's summary shows the start, names the worst rank and counts the other limits."""
     result = outcomes(

@@ -7,13 +7,15 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from swtrace.errors import RingFormatError
+from swtrace.plan_file import Interval
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.header import MAX_LAYERS, decode_identity, decode_series, encode_identity, encode_series
-from swtrace.trace.identity import RankIdentity, UntracedRank, Workload
+from swtrace.trace.identity import Planned, RankIdentity, UntracedRank, Workload
 from swtrace.trace.recorder import Recorder, identity_of_this_process
 from swtrace.trace.ring_reader import RingReader
 from swtrace.trace.schema import SERIES_ENTRY
@@ -93,6 +95,41 @@ def test_why_ranks_are_untraced_is_cut_to_what_fits(ranks: int, characters: int,
         (info,) = reader.series()
     assert info.untraced == tuple(UntracedRank(rank.rank, ("?" + 999 * "e")[:characters]) for rank in untraced)
     recorder.close()
+
+
+PLANNED = Planned("0123456789ab", Interval(5.0, 4.5, 5.5), Interval(0.1, 0.0, 0.2), "decode", 8.5, "windows static")
+
+
+def test_a_plan_comes_back_and_is_left_out_where_the_group_fills_the_table(tmp_path: Path) -> None:
+    """A series' plan is read as it was written. In a group so large that it does not fit, the series has none."""
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    for ranks, planned in ((2, PLANNED), (1560, None)):
+        recorder.add_series(series_info(str(ranks), group_ranks=tuple(range(ranks)), planned=PLANNED))
+        with RingReader.open(recorder.path) as reader:
+            assert reader.series()[-1].planned == planned
+    recorder.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"digest": ""},
+        {"phase": 1},
+        {"tokens": -1},
+        {"differs": "\x1b[2J"},
+        {"step_ns": {"value": 3, "low": 1, "high": 2}},
+        {"step_ns": {"value": 3, "low": 1}},
+        {"stall_ratio": {"value": float("nan"), "low": 0, "high": 1}},
+    ],
+)
+def test_a_damaged_plan_is_refused(change: dict[str, Any]) -> None:
+    """A plan with a wrong value makes the series' entry unreadable, and raises nothing but the error for that."""
+    entry = encode_series(series_info(planned=PLANNED), 0)
+    document = json.loads(entry[SERIES_ENTRY.size :])
+    document["planned"] |= change
+    text = json.dumps(document).encode()
+    with pytest.raises(RingFormatError, match="damaged ring"):
+        decode_series(SERIES_ENTRY.pack(len(text), zlib.crc32(text)) + text)
 
 
 def test_text_that_terminals_cannot_show_is_replaced(tmp_path: Path) -> None:

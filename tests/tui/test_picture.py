@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from swtrace_tui.once import overview, read
-from swtrace_tui.picture import Filter, RankState, phase_of, picture
+from swtrace_tui.picture import Filter, RankState, picture
 
 from swtrace import units
 from swtrace.ledger.alignment import Method, Probe
@@ -107,7 +107,7 @@ def test_the_phases_sums_are_the_ledgers_over_those_steps(tmp_path: Path) -> Non
         read(roster, Filter(), 5)
         seen = roster.observe()
     whole, decode = (picture(seen, Filter(phase=phase)).series[0] for phase in (None, Phase.DECODE))
-    steps = [step for step in whole.steps if phase_of(step) is Phase.DECODE]
+    steps = [step for step in whole.steps if step.common_phase is Phase.DECODE]
 
     assert len(steps) == len(decode.steps) == 2 * len(whole.steps) // 3
     for row in decode.rows:

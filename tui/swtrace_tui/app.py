@@ -32,7 +32,7 @@ from swtrace_tui.bars import KeyBar, Search, TitleBar, ViewBar, worst_link
 from swtrace_tui.feed import Feed
 from swtrace_tui.help import Help
 from swtrace_tui.palette import BLOCKS, THEMES, palette_of, themes
-from swtrace_tui.picture import Filter, Picture, phase_of, picture
+from swtrace_tui.picture import Filter, Picture, picture
 from swtrace_tui.preferences import Configuration
 from swtrace_tui.views.heat_map import HeatMap
 from swtrace_tui.views.overview import Overview
@@ -376,7 +376,7 @@ class TopApp(App[None]):
     def action_cycle_phase(self) -> None:
         """Narrow to the next phase that the last steps have."""
         if self._observation is not None:
-            seen = {phase_of(step) for steps in self._observation.history.values() for step in steps}
+            seen = {step.common_phase for steps in self._observation.history.values() for step in steps}
             self._select(replace(self._selection, phase=_next(sorted(seen), self._selection.phase)))
 
     def action_cycle_run(self) -> None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from swtrace import units
 from swtrace.ledger.alignment import AlignedClock
+from swtrace.ledger.comparison import covers, plan_of
 from swtrace.ledger.facts import RankFacts, Recent, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts
 from swtrace.ledger.finding import Finding
 from swtrace.ledger.recent import RecentSteps, steps_each
@@ -131,7 +132,9 @@ class RankRow:
 
     @cached_property
     def stall_ratios(self) -> tuple[float, ...]:
-        """Stall ratio of each recent step that is whole and was not aborted, oldest first."""
+        """Stall ratio of each recent step that is whole and was not aborted, oldest first; none if only observed."""
+        if not self.facts.info.shared:
+            return ()
         return tuple(self.past.stall_ratio[self.past.regular[:, self.group_rank], self.group_rank].tolist())
 
     @property
@@ -325,7 +328,7 @@ class Picture:
             return f"Rank {wanted.rank} is not in the selected series. Ranks: {', '.join(map(str, ranks))}."
         if wanted.phase is not None and self.series and not any(series.steps for series in self.series):
             steps = [step for series in self.series for step in self.observation.history.get(series.key, ())]
-            seen = Counter(phase_of(step) for step in steps)
+            seen = Counter(step.common_phase for step in steps)
             there = ", ".join(f"{phase.name.lower()} ({seen[phase]})" for phase in sorted(seen))
             none = f"None of the last steps has phase {wanted.phase.name.lower()}. Phases (steps): {there}."
             return none if there else ""
@@ -356,13 +359,6 @@ def picture(observation: Observation, selection: Filter) -> Picture:
     )
 
 
-def phase_of(step: StepFacts) -> Phase:
-    """Return the phase of a step's ranks, or mixed if they differ. Dummy ranks do not count, unless all are."""
-    phases = set(step.phase[step.ended].tolist())
-    real = phases - {int(Phase.DUMMY)} or phases
-    return Phase(real.pop()) if len(real) == 1 else Phase.MIXED if real else Phase.OTHER
-
-
 def _runs(observation: Observation) -> tuple[str, ...]:
     started: dict[str, int] = {}
     for rank in observation.ranks:
@@ -386,7 +382,7 @@ def _series(
     selection: Filter,
 ) -> SeriesView:
     if selection.phase is not None:
-        steps = [step for step in steps if phase_of(step) is selection.phase]
+        steps = [step for step in steps if step.common_phase is selection.phase]
         facts = _resummed(facts, steps)
     past = _Past(steps, len(facts.key.group_ranks), counted=selection.phase is not None)
     rows = [_row(facts.key, rank, past, observed.get(rank.rank), ranks.get(rank.rank)) for rank in facts.ranks]
@@ -449,9 +445,18 @@ def _resummed(facts: SeriesFacts, steps: Sequence[StepFacts]) -> SeriesFacts:
     recent = RecentSteps(max(1, len(steps)), len(facts.key.group_ranks), facts.ranks[0].info.layer_bytes)
     recent.add(regular, (False for _ in regular))
     sums = recent.facts()
+    planned = plan_of(rank.info for rank in facts.ranks)
+    as_planned = None if planned is None else recent.facts(partial(covers, planned))
     return replace(
         facts,
-        ranks=tuple(replace(rank, recent=sums[rank.info.rank_in_group]) for rank in facts.ranks),
+        ranks=tuple(
+            replace(
+                rank,
+                recent=sums[rank.info.rank_in_group],
+                recent_as_planned=as_planned and as_planned[rank.info.rank_in_group],
+            )
+            for rank in facts.ranks
+        ),
         steps=steps_each(regular),
         straggler=recent.straggler(tuple(RankKey(facts.key.run_id, rank) for rank in facts.key.group_ranks)),
     )
@@ -502,10 +507,13 @@ def _state(facts: SeriesRankFacts, observed: ObservedRank | None, idle_ns: int, 
 
 
 def layer_profile(series: SeriesView) -> npt.NDArray[np.float64]:
-    """Return each position's mean stall per wait, in ns."""
+    """Return each position's mean stall per wait, in ns; of an observed series, the mean time of the layer."""
     steps = series.steps
     if not steps:
         return np.zeros(series.layers)
+    if not series.facts.shared:
+        took = np.concatenate([step.layer_ns for step in steps])
+        return np.asarray(took.sum(axis=0) / np.maximum(1, (took > 0).sum(axis=0)), np.float64)
     stall = np.sum([step.stall_ns.sum(axis=0) for step in steps], axis=0)
     waits = np.sum([step.receiver.sum(axis=0) for step in steps], axis=0)
     return np.asarray(stall / np.maximum(1, waits), np.float64)

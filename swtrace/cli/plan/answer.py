@@ -1,0 +1,150 @@
+"""What a plan says in sentences, the same on the terminal, on the page and in JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from swtrace import units
+from swtrace.cli.plan.planning import Question
+from swtrace.cli.plan.series_plan import SeriesPlan, shares
+from swtrace.cli.plan.source import Source
+from swtrace.ledger.planning.prediction import Candidate, Interval, Prediction
+from swtrace.share import ALL
+from swtrace.units import counted
+
+
+def answer(plan: SeriesPlan) -> str:
+    """Return the plan in one sentence."""
+    name, chosen = plan.key.name, plan.chosen
+    if not plan.predicted:
+        why = next(iter(plan.refusals), "too few consecutive steps were timed in full")
+        return f"No plan for {name}: {why}."
+    if chosen is None:
+        return f"No plan for {name}: nothing that was tried is within {budget(plan)}."
+    if not shares(chosen.candidate):
+        return f"Share nothing of {name}: no settings that save memory are sure to keep {budget(plan)}."
+    return (
+        f"Share {part(chosen.candidate)} of {name} with {settings_in_words(chosen.candidate)}: saves "
+        f"{units.size(chosen.saved_bytes)} per rank, costs {percent(chosen.stall_ratio)} of step time "
+        f"({percent_range(chosen.stall_ratio)})."
+    )
+
+
+def details(plan: SeriesPlan, source: str) -> tuple[str, ...]:
+    """Return what follows the answer: step times, and what was measured."""
+    chosen, unshared = plan.chosen, plan.unshared
+    said = []
+    if chosen is not None and shares(chosen.candidate):
+        against = f", and {duration(unshared.step_ns)} without sharing" if unshared is not None else ""
+        said.append(f"A step would take {duration(chosen.step_ns)}{against}.")
+    elif (closest := plan.closest) is not None:
+        said.append(
+            f"The closest: {part(closest.candidate)} with {settings_in_words(closest.candidate)} saves "
+            f"{units.size(closest.saved_bytes)} per rank and costs {percent(closest.stall_ratio)} of step time "
+            f"({percent_range(closest.stall_ratio)}).{_enough(plan, closest)}"
+        )
+    said.append(_measured(plan, source))
+    if len(plan.phases) > 1:
+        said.append(f"These are {' and '.join(plan.phases)} steps together; --phase plans for one kind.")
+    return tuple(said)
+
+
+def _enough(plan: SeriesPlan, prediction: Prediction) -> str:
+    """Return which limit on stall would allow a prediction; empty if its stall is not what rules it out."""
+    if plan.budget.stall_ratio is None or prediction.stall_ratio is None:
+        return ""
+    return f" --max-stall {math.ceil(1000 * prediction.stall_ratio.high) / 10:g}% would allow it."
+
+
+def notes(source: Source, plans: Sequence[SeriesPlan], question: Question) -> tuple[str, ...]:
+    """Return what limits all plans together."""
+    said = []
+    assumed = [
+        *(
+            [f"{question.ranks} ranks, between which a transfer takes as long as measured"]
+            if question.ranks is not None
+            else []
+        ),
+        *([f"a transport of {units.bandwidth(question.bandwidth)}"] if question.bandwidth is not None else []),
+        *([f"compute times {question.scale_compute:g}"] if question.scale_compute != 1 else []),
+    ]
+    if assumed:
+        said.append(f"Assumed, not measured: {', '.join(assumed)}.")
+    if len({plan.key.name for plan in plans}) > 1:
+        said.append(
+            "Each linear is planned on its own. If you share several, their costs add up at least, because they "
+            "use the same transport: plan again from a run that shares them."
+        )
+    if len({plan.key.start_layer for plan in plans}) > 1:
+        said.append("Pipeline stages take the same settings: use those of the stage that can afford least.")
+    said += [f"{name} was asked for and is not shared: {why}" for name, why in source.refused.items()]
+    if source.other_runs:
+        said.append(f"From run {source.run_id}. There are other runs: {', '.join(source.other_runs)}; --run plans one.")
+    return tuple(said)
+
+
+def _measured(plan: SeriesPlan, source: str) -> str:
+    info, measured, tokens = plan.info, plan.measured, plan.conditions.tokens
+    phase = f"{plan.phases[0]} " if len(plan.phases) == 1 and plan.phases != ("other",) else ""
+    batch = f" of {tokens:.3g} tokens" if tokens is not None and tokens > 1 else ""
+    whose = "" if info.lockstep else ", all ranks together,"
+    where = f"{counted(plan.conditions.stack_layers, 'layer')} on {counted(len(info.group_ranks), 'rank')}"
+    steps = f"Measured: {counted(plan.steps, f'{phase}step')}{batch}{whose} from {source}: {where}"
+    if measured is None:
+        return f"{steps}."
+    how = (
+        f"{part(measured.candidate)} shared with {settings_in_words(measured.candidate)}"
+        if shares(measured.candidate)
+        else "observed, not shared"
+    )
+    return (
+        f"{steps}, {how}. A step took {units.duration(measured.step_ns)} and stalled for "
+        f"{units.ratio(measured.stall_ratio)} of it."
+    )
+
+
+def budget(plan: SeriesPlan) -> str:
+    """Return the limits in words."""
+    limits = []
+    if plan.budget.stall_ratio is not None:
+        limits.append(f"stall of at most {units.ratio(plan.budget.stall_ratio)} of step time")
+    if plan.budget.memory_bytes is not None:
+        limits.append(f"{units.size(plan.budget.memory_bytes)} per rank")
+    return " and ".join(limits)
+
+
+def part(candidate: Candidate) -> str:
+    """Return what is shared: ``all``, ``1/2``, ``layers 0-40:2``."""
+    text = candidate.share.text
+    return "all layers" if text == ALL else text.replace("layers:", "layers ")
+
+
+def settings_in_words(candidate: Candidate) -> str:
+    """Return the other settings: ``prefetch step 2 by pull``."""
+    rolling = ", rolling windows" if candidate.windows != "static" else ""
+    return f"prefetch step {candidate.prefetch_step} by {candidate.transport}{rolling}"
+
+
+def layers(prediction: Prediction) -> str:
+    """Return how many layers are shared: ``31 of 61``."""
+    return f"{prediction.shared_layers} of {prediction.stack_layers}"
+
+
+def duration(interval: Interval | None) -> str:
+    """Return a duration with its interval: ``61.9 ms (61.5 to 62.4)``."""
+    if interval is None:
+        return units.UNKNOWN
+    return units.ranged((interval.value, interval.low, interval.high), units.duration)
+
+
+def percent(interval: Interval | None) -> str:
+    """Return the value of a ratio as a percentage."""
+    return units.UNKNOWN if interval is None else units.ratio(interval.value)
+
+
+def percent_range(interval: Interval | None) -> str:
+    """Return the range of a ratio: ``0.2 to 1.9 %``."""
+    if interval is None:
+        return units.UNKNOWN
+    return f"{100 * interval.low:.1f} to {units.ratio(interval.high)}"

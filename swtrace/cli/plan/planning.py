@@ -1,0 +1,116 @@
+"""From measured steps to a plan for each series."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from swtrace.cli.exit_codes import CommandError, ExitCode
+from swtrace.cli.plan.asked import Values
+from swtrace.cli.plan.series_plan import SeriesPlan, conditions, phases
+from swtrace.cli.plan.source import Source
+from swtrace.ledger.facts import SeriesFacts, StepFacts
+from swtrace.ledger.planning.candidates import PREFETCH_STEPS, SHARES, Axes
+from swtrace.ledger.planning.pareto import Budget
+from swtrace.ledger.planning.planner import Planner
+from swtrace.profile import FAMILIES, Profile
+from swtrace.share import NONE
+from swtrace.trace.identity import SeriesInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of a source."""
+
+    budget: Budget
+    values: Values
+    ranks: int | None = None
+    """Size of the group to assume; None: as measured."""
+    bandwidth: float | None = None
+    """Bytes per second to assume; None: as measured."""
+    scale_compute: float = 1.0
+    profile: Profile | None = None
+    series: str | None = None
+    start_layer: int | None = None
+
+    def axes(self, info: SeriesInfo) -> Axes:
+        """Return the values to combine for a series: by default the usual ones, and those of the run."""
+        values = self.values
+        static = ("static",) if info.windows != "rolling" else ("static", "rolling")
+        own = {info.prefetch_step} if info.layers and info.transport != NONE else set()
+        return Axes(
+            transports=values.transports or self._transports(info),
+            ranks=self.ranks or len(info.group_ranks),
+            shares=values.shares or SHARES,
+            prefetch_steps=values.prefetch_steps or sorted(own.union(PREFETCH_STEPS)),
+            windows=values.windows or static,
+        )
+
+    def _transports(self, info: SeriesInfo) -> tuple[str, ...]:
+        """Return the transports that the run or the profile used; all of them if neither says."""
+        used = set() if info.transport == NONE else {"broadcast" if info.lockstep else "pull"}
+        if self.profile is not None:
+            used |= {timing.family for timing in self.profile.timings}
+        return tuple(family for family in FAMILIES if family in used) or FAMILIES
+
+    def remedy(self, made: Sequence[SeriesPlan]) -> str:
+        """Return what to do if nothing can be predicted."""
+        if all(plan.measured is None for plan in made):
+            return "let the run finish more steps, and time every one (SWTRACE_TIME_EVERY=1)"
+        if any(plan.info.transport == NONE for plan in made) and self.profile is None:
+            return "measure the transport with `swtrace probe`, and pass its file with --profile"
+        return (
+            "record more steps, or steps of one kind (--phase), while the machine does nothing else; or watch the run "
+            "without sharing (SWTRACE_SHARE=none) and pass what `swtrace probe` measured with --profile"
+        )
+
+
+def plans(source: Source, question: Question, *, progress: Callable[[str], None]) -> tuple[SeriesPlan, ...]:
+    """Return the plan for each series that is asked about.
+
+    Raises:
+        CommandError: there is no such series.
+    """
+    wanted = [
+        (facts, steps)
+        for facts, steps in source.series
+        if question.series in {None, facts.key.name} and question.start_layer in {None, facts.key.start_layer}
+    ]
+    if not wanted:
+        has = ", ".join(f"{facts.key.name} from layer {facts.key.start_layer}" for facts, _ in source.series)
+        raise CommandError(f"no such series in {source.name}; known are: {has}", ExitCode.USAGE)
+    return tuple(_plan(facts, steps, source.model, question, progress) for facts, steps in wanted)
+
+
+def _plan(
+    facts: SeriesFacts,
+    steps: tuple[StepFacts, ...],
+    model: str,
+    question: Question,
+    progress: Callable[[str], None],
+) -> SeriesPlan:
+    info = facts.ranks[0].info
+    axes = question.axes(info)
+    planner = Planner.of(steps, question.profile, scale_compute=question.scale_compute, bandwidth=question.bandwidth)
+    predictions = []
+    if planner is not None:
+        candidates = list(axes.candidates(info.start_layer, info.stack_layers))
+        if len(candidates) == 1:
+            raise CommandError(
+                f"nothing to try for {facts.key.name}: share at least 3 of its {info.stack_layers} layers, with "
+                "a prefetch step of at most the number of shared layers minus 2",
+                ExitCode.USAGE,
+            )
+        for number, candidate in enumerate(candidates, 1):
+            progress(f"{facts.key.name}: predicting {number} of {len(candidates)}")
+            predictions.append(planner.predict(candidate))
+    return SeriesPlan(
+        key=facts.key,
+        info=info,
+        conditions=conditions(info, steps, model, ranks=axes.ranks, scale_compute=question.scale_compute),
+        steps=len(steps),
+        phases=phases(steps),
+        budget=question.budget,
+        measured=None if planner is None else planner.measured,
+        predictions=tuple(predictions),
+    )
