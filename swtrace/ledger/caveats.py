@@ -25,11 +25,12 @@ def effective_prefetch_step(facts: SeriesFacts) -> Finding | None:
     for rank in facts.ranks:
         effective, configured = rank.effective_prefetch_step, rank.info.prefetch_step
         if effective is not None and effective != configured:
+            ahead = units.counted(effective, rank.info.layer_term)
             return Finding(
                 "effective_prefetch_step",
                 Level.BAD,
-                f"Rank {facts.named(rank.rank.rank)} issues some {facts.moves} {units.counted(effective, 'layer')} "
-                f"ahead instead of the configured {configured}.",
+                f"Rank {facts.named(rank.rank.rank)} issues some {facts.moves} {ahead} ahead instead of the configured "
+                f"{configured}.",
                 {"effective": effective, "configured": configured},
                 rank=rank.rank.rank,
                 advice="Register the layers in the order in which the forward reaches them.",

@@ -572,7 +572,7 @@ class Ledger:
                     if member.info.shared
                     else None,
                     last_record=series.totals.last_step(place),
-                    recent_as_planned=as_planned and as_planned[member.info.rank_in_group],
+                    recent_as_planned=None if as_planned is None else as_planned[member.info.rank_in_group],
                 )
                 for place, member in sorted(series.members.items())
             ),

@@ -349,8 +349,7 @@ def _channel(steps: Sequence[StepFacts]) -> Finding | None:
         return None
     only = known[-1].only_rank
     rank, on = None if only is None else only.rank, _on(known)
-    info = next(info for info in known[-1].infos if info is not None)
-    each = "layer" if info.num_layers == info.stack_layers else "shared layer"
+    each = next(info.layer_term for info in known[-1].infos if info is not None)
     transfer, channel_is = ("Transfer", "the channel is") if only is None else (f"{on}transfer", "its copier is")
     if per_layer > _TIGHT * computed and exposed > 0:
         return Finding(

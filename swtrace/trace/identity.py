@@ -179,6 +179,11 @@ class SeriesInfo:
         return len(self.layers)
 
     @property
+    def layer_term(self) -> str:
+        """What positions and the prefetch step count, in words."""
+        return "layer" if self.num_layers == self.stack_layers else "shared layer"
+
+    @property
     def extent(self) -> str:
         """Which layers are shared, in words: ``layers 0-60``, or ``31 of 61 layers shared``."""
         return extent(self.layers, self.start_layer, self.stack_layers)

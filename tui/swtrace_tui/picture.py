@@ -453,7 +453,7 @@ def _resummed(facts: SeriesFacts, steps: Sequence[StepFacts]) -> SeriesFacts:
             replace(
                 rank,
                 recent=sums[rank.info.rank_in_group],
-                recent_as_planned=as_planned and as_planned[rank.info.rank_in_group],
+                recent_as_planned=None if as_planned is None else as_planned[rank.info.rank_in_group],
             )
             for rank in facts.ranks
         ),

@@ -596,13 +596,14 @@ def _last(series: SeriesView, step: StepFacts, group_rank: int, position: int) -
     issued = int(step.issued_ns[cell])
     flags = int(step.flags[cell])
     ahead = (position - int(step.reach_position[cell])) % series.layers
+    term = series.facts.ranks[0].info.layer_term
     bound = "at most " if step.observed[cell] == Observed.UPPER_BOUND else ""
     window = int(step.window[cell])
     where = f" into window {window}" if window != NO_WINDOW else ""
     crosses = " in the previous step" if flags & TransferFlag.CROSSES_STEPS else ""
     since = {name: units.duration(int(getattr(step, name)[cell]) - issued) for name in _INSTANTS}
     return (
-        f"Step {step.step}: issued {counted(ahead, 'layer')} ahead{crosses}{where}; ready {bound}{since['ready_ns']} "
+        f"Step {step.step}: issued {counted(ahead, term)} ahead{crosses}{where}; ready {bound}{since['ready_ns']} "
         f"after issue; wait: began {since['wait_begin_ns']} and ended {since['wait_end_ns']} after issue; stall "
         f"{units.duration(int(step.stall_ns[cell]))}, slack {units.duration(int(step.slack_ns[cell]))}."
     )
