@@ -21,7 +21,7 @@ from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import size
 from swtrace.cli.signals import exit_in_order
 from swtrace.settings import Settings
-from swtrace.units import counted
+from swtrace.units import counted, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,6 +36,8 @@ _MAX_RANKS = 64
 _LARGEST = "16M"
 _RENDEZVOUS = timedelta(seconds=120)
 _LINE_S = 5.0
+_READY = "ready"
+"""What a rank that this command started prints before it meets the others."""
 _LOCAL = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
 """Variables of ranks that this command starts. Values that are already set win."""
 
@@ -99,7 +101,8 @@ def probe(
             meet = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swtrace-probe-")), "meet")
             options = ["--largest", largest, *(word for each in exact or () for word in ("--bytes", each))]
             started = _start_ranks(stack, ranks or _RANKS, [*options, "--seconds", str(seconds), "--meet", str(meet)])
-        outcome = _measure(sizes, seconds, settings, meet)
+        _await(started)
+        outcome = _measure(sizes, seconds, settings, meet, started)
         while any(child.readable for child in started):  # a rank that is terminated while it exits says so
             wait_for_lines(started, _LINE_S)
             for child in started:
@@ -153,7 +156,26 @@ def _start_ranks(stack: ExitStack, world: int, options: Sequence[str]) -> list[C
     return started
 
 
-def _measure(sizes: Sequence[int], seconds: float, settings: Settings, meet: Path | None) -> Outcome | None:
+def _await(started: Sequence[Child]) -> None:
+    """Wait until the ranks have imported torch and are about to meet this one.
+
+    Raises:
+        CommandError: one of them ended.
+    """
+    import torch.distributed  # noqa: F401 (while they do)
+
+    waiting = list(started)
+    while waiting:
+        wait_for_lines(waiting, _LINE_S)
+        waiting = [child for child in waiting if not child.lines()]
+        for rank, child in enumerate(started, 1):
+            if not child.readable:
+                raise CommandError(f"rank {rank} ended before it could be timed", ExitCode.RANK_LOST)
+
+
+def _measure(
+    sizes: Sequence[int], seconds: float, settings: Settings, meet: Path | None, started: Sequence[Child]
+) -> Outcome | None:
     """Join the world and measure. Return the outcome on rank 0, and None on all other ranks.
 
     The ranks meet at a file that the command made, or where their launcher says.
@@ -171,14 +193,20 @@ def _measure(sizes: Sequence[int], seconds: float, settings: Settings, meet: Pat
     torch.set_grad_enabled(False)
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     where = "env://" if meet is None else f"file://{meet}"
+    if rank and meet is not None:
+        data().print(_READY)
     try:
         dist.init_process_group("gloo", init_method=where, rank=rank, world_size=world, timeout=_RENDEZVOUS)
         extent = Extent.up_to(sizes[0], sizes[1:], seconds=seconds)
         with _Shown(extent, world, narration(), quiet=rank != 0) as shown:
             outcome = probe(RankGroup.world(), extent, settings, progress=shown)
         dist.destroy_process_group()
+    except ValueError as error:
+        raise CommandError(f"the ranks cannot meet: {reason(error)}", ExitCode.USAGE) from error
     except RuntimeError as error:
-        raise CommandError(f"the probe ended because a rank was lost: {reason(error)}", ExitCode.RANK_LOST) from error
+        ended = [rank for rank, child in enumerate(started, 1) if child.status is not None]
+        who = listed("rank", ended) if ended else "a rank"
+        raise CommandError(f"the probe ended because it lost {who}: {reason(error)}", ExitCode.RANK_LOST) from error
     return outcome if rank == 0 else None
 
 
@@ -251,7 +279,7 @@ def _sentences(profile: Profile) -> Iterator[str]:
     for family, transport in dict.fromkeys((each.family, each.transport) for each in profile.timings):
         for computing in (False, True):
             line = profile.fixed_and_rate(family, 1, computing)
-            if line is not None:
+            if line is not None and len(profile.of(family, 1, computing)) > 1:
                 beside = "computing ranks" if computing else "idle ranks"
                 yield f"{transport}, one at a time, {beside}: {units.seconds(line[0])} plus {units.bandwidth(line[1])}."
     for transport in dict.fromkeys(each.transport for each in profile.directions):

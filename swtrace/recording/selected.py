@@ -71,8 +71,9 @@ class SelectedSteps:
                     into.as_planned.setdefault(rank, Total()).add(sums, layer_bytes)
             yield step
         if self.finished and not self._series:
+            options = "--steps and --warmup" if self.selection.phase is None else "--steps, --warmup and --phase"
             raise EmptySelectionError(
-                f"none of the {self.finished} finished steps is selected by --steps and --warmup (here: {self})"
+                f"none of the {self.finished} finished steps is selected by {options} (here: {self})"
             )
 
     def facts(self, facts: LedgerFacts) -> LedgerFacts:
@@ -100,6 +101,8 @@ class SelectedSteps:
             parts.append(f"of steps {wanted.start or 0}:{'' if wanted.stop is None else wanted.stop}")
         if self.selection.warmup:
             parts.append(f"after {counted(self.selection.warmup, 'warm-up step')}")
+        if self.selection.phase is not None:
+            parts.append(f"of phase {self.selection.phase}")
         return ", ".join(parts)
 
     def _counted(self, steps: Iterable[StepFacts]) -> Iterator[StepFacts]:

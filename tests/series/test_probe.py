@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -14,7 +14,18 @@ from swtrace.errors import TransportError
 from swtrace.profile import Profile
 from swtrace.series import RankGroup, Series
 from swtrace.series import probe as module
-from swtrace.series.probe import BroadcastChannel, Extent, Transfers, _Block, _covered, _shifts, probe
+from swtrace.series.probe import (
+    Beside,
+    BroadcastChannel,
+    Extent,
+    Memory,
+    Transfers,
+    _Block,
+    _covered,
+    _shifts,
+    probe,
+    stretch,
+)
 from swtrace.settings import Settings
 from tests.support.ranks import run_ranks
 
@@ -35,7 +46,7 @@ class Probed:
     written: Profile
     """By a series, at its start."""
     steps: int
-    """Of another series, whose profile could not be written."""
+    """Of another series, whose probe failed."""
     received: list[int]
     """The byte in each window after a block of broadcasts."""
 
@@ -49,15 +60,20 @@ def _series(settings: Settings) -> Series:
     return series
 
 
+def _fails(*_: object) -> NoReturn:
+    raise OSError("no memory")
+
+
 def _started(folder: Path) -> tuple[Profile, int]:
-    """Start a series that writes a profile, and one that cannot."""
+    """Start a series that writes a profile, and one whose probe fails."""
     module._START_S = 0.0
     settings = Settings(directory=folder, run_id="probed", probe=folder.parent / "profile.json")
     _series(settings).close()
     torch.distributed.barrier()
     written = Profile.read(folder.parent / "profile.json")
     module._probed.clear()
-    series = _series(replace(settings, probe=Path("/proc/none/profile.json")))
+    module.probe = _fails  # type: ignore[assignment]
+    series = _series(settings)
     with series.step():
         for layer in range(3):
             series.reach(layer)
@@ -69,16 +85,18 @@ def _started(folder: Path) -> tuple[Profile, int]:
 
 def _probed(_rank: int, folder: str) -> Probed:
     group, settings = RankGroup.world(), Settings(directory=Path(folder))
+    module._BLOCK_NS = 5_000_000
     extent = Extent(SIZES, CONCURRENT, seconds=0.0)
     kinds: set[str] = set()
     outcome = probe(group, extent, settings, progress=lambda progress: kinds.add(progress.kind))
     torch.distributed.barrier()
     left = tuple(path.name for path in Path(folder).iterdir())
-    channel = BroadcastChannel(group, extent, 60)
+    memory = Memory(group.rank_in_group, extent)
+    channel = BroadcastChannel(group, memory, 60)
     transfers = Transfers(channel, SIZES[0], 2, 8)
     transfers.issue()
     transfers.wait()
-    received = channel.windows[: 2 * SIZES[0]].view(2, -1)
+    received = memory.windows[: 2 * SIZES[0]].view(2, -1)
     assert (received == received[:, :1]).all()
     written, steps = _started(Path(folder))
     return Probed(outcome.profile, outcome.left_out, len(kinds), left, written, steps, received[:, 0].tolist())
@@ -93,10 +111,13 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> list[Probed]:
 def test_every_kind_is_measured_however_short_the_time(probed: list[Probed]) -> None:
     """Both transports, each size and concurrency, idle and computing: one timing of each."""
     kinds = [(each.transport, each.bytes, each.concurrent, each.computing) for each in probed[0].profile.timings]
-    idle = [kind for kind in kinds if not kind[-1]]
-    assert sorted(idle) == [(t, s, c, False) for t in ("gloo", "pull") for s in SIZES for c in CONCURRENT]
-    assert len(kinds) == len(set(kinds))
-    assert set(kinds) <= {(*kind[:-1], computing) for kind in idle for computing in (False, True)}
+    assert sorted(kinds) == [
+        (transport, nbytes, concurrent, computing)
+        for transport in ("gloo", "pull")
+        for nbytes in SIZES
+        for concurrent in CONCURRENT
+        for computing in (False, True)
+    ]
     assert probed[0].left_out == ()
     assert {(each.source, each.receiver) for each in probed[0].profile.directions} == {(0, 1), (1, 0)}
 
@@ -130,15 +151,29 @@ def test_a_series_with_a_file_to_write_is_timed_when_it_starts(probed: list[Prob
     assert {each.bytes for each in probed[0].written.timings} == {64 * 64 * 4, 64 * KIB, 1 << 20}
 
 
-def test_a_profile_that_cannot_be_written_does_not_keep_a_series_from_running(probed: list[Probed]) -> None:
+def test_a_probe_that_fails_does_not_keep_a_series_from_running(probed: list[Probed]) -> None:
     """The failure is a warning: the series runs its steps."""
     assert [each.steps for each in probed] == [1, 1]
 
 
+def test_a_stretch_is_what_transfers_cost_the_products_beside_them() -> None:
+    """10 ms of products took 13 ms, of which 6 ms were beside transfers: in these, 3 ms of work took twice as long."""
+    found = stretch([Beside(6_000_000, 13_000_000, 10_000_000)] * 3)
+    assert found is not None
+    assert found.p50 == pytest.approx(2.0)
+    assert found.p95 == pytest.approx(2.0)
+
+
+def test_a_stretch_is_unknown_where_transfers_are_short() -> None:
+    """A transfer of 20 us in 10 ms of products, whose own noise is larger, says nothing about its effect."""
+    assert stretch([Beside(20_000, 10_300_000, 10_000_000)]) is None
+    assert stretch([]) is None
+
+
 def test_clocks_of_two_hosts_are_aligned_by_transfers_in_both_directions() -> None:
     """Rank 1's clock is 5000 ns ahead; transfers take 100 ns each way, or longer."""
-    ahead = _Block([5200, 5400], [5100, 5900], [0, 1], None)
-    assert _shifts([_Block([0, 900], [50, 500], [0, 1], None), ahead]) == [0, 5000]
+    ahead = _Block([5200, 5400], [10, 10], [5100, 5900], [0, 1], None)
+    assert _shifts([_Block([0, 900], [10, 10], [50, 500], [0, 1], None), ahead]) == [0, 5000]
 
 
 def test_a_size_beyond_the_largest_that_is_asked_for_is_measured_too() -> None:
@@ -163,8 +198,9 @@ class _Ended:
         raise TransportError("the connection was closed by the peer")
 
 
-def test_a_transfer_that_fails_ends_the_wait_with_its_error() -> None:
+def test_a_transfer_that_fails_ends_the_wait_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lost rank is an error of the transfer, although nothing ever becomes ready."""
+    monkeypatch.setattr(module, "_LOOK_S", 0.01)
     transfers = Transfers(_Ended(), 1, 2, 8)  # type: ignore[arg-type]
     transfers.issue()
     with pytest.raises(TransportError, match="closed by the peer"):

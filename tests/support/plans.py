@@ -64,7 +64,7 @@ def plan(*predictions: Prediction, budget: Budget = LIMIT, name: str = "self_att
         steps=240,
         phases=("decode",),
         budget=budget,
-        measured=Baseline(NOTHING.candidate, 60 * MS, 0.0, LAYERS * LAYER_BYTES, 64) if predictions else None,
+        measured=Baseline(NOTHING.candidate, 60 * MS, 0.0, 0.0, LAYERS * LAYER_BYTES, 64) if predictions else None,
         predictions=predictions,
     )
 

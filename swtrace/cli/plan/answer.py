@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from swtrace import units
@@ -16,13 +17,13 @@ from swtrace.units import counted
 def answer(plan: SeriesPlan) -> str:
     """Return the plan in one sentence."""
     name, chosen = plan.key.name, plan.chosen
-    if not any(shares(each.candidate) and each.step_ns for each in plan.predictions):
+    if not plan.predicted:
         why = next(iter(plan.refusals), "too few consecutive steps were timed in full")
         return f"No plan for {name}: {why}."
     if chosen is None:
         return f"No plan for {name}: nothing that was tried is within {budget(plan)}."
     if not shares(chosen.candidate):
-        return f"Do not share {name}: nothing that saves memory is within {budget(plan)}."
+        return f"Share nothing of {name}: no settings that save memory are sure to keep {budget(plan)}."
     return (
         f"Share {part(chosen.candidate)} of {name} with {settings_in_words(chosen.candidate)}: saves "
         f"{units.size(chosen.saved_bytes)} per rank, costs {percent(chosen.stall_ratio)} of step time "
@@ -39,9 +40,9 @@ def details(plan: SeriesPlan, source: str) -> tuple[str, ...]:
         said.append(f"A step would take {duration(chosen.step_ns)}{against}.")
     elif (closest := plan.closest) is not None:
         said.append(
-            f"The least stall: {part(closest.candidate)} with {settings_in_words(closest.candidate)} saves "
+            f"The closest: {part(closest.candidate)} with {settings_in_words(closest.candidate)} saves "
             f"{units.size(closest.saved_bytes)} per rank and costs {percent(closest.stall_ratio)} of step time "
-            f"({percent_range(closest.stall_ratio)})."
+            f"({percent_range(closest.stall_ratio)}).{_enough(plan, closest)}"
         )
     said.append(_measured(plan, source))
     if len(plan.phases) > 1:
@@ -49,11 +50,22 @@ def details(plan: SeriesPlan, source: str) -> tuple[str, ...]:
     return tuple(said)
 
 
+def _enough(plan: SeriesPlan, prediction: Prediction) -> str:
+    """Return which limit on stall would allow a prediction; empty if its stall is not what rules it out."""
+    if plan.budget.stall_ratio is None or prediction.stall_ratio is None:
+        return ""
+    return f" --max-stall {math.ceil(1000 * prediction.stall_ratio.high) / 10:g}% would allow it."
+
+
 def notes(source: Source, plans: Sequence[SeriesPlan], question: Question) -> tuple[str, ...]:
     """Return what limits all plans together."""
     said = []
     assumed = [
-        *([f"groups of {question.ranks} ranks"] if question.ranks is not None else []),
+        *(
+            [f"{question.ranks} ranks, between which a transfer takes as long as measured"]
+            if question.ranks is not None
+            else []
+        ),
         *([f"a transport of {units.bandwidth(question.bandwidth)}"] if question.bandwidth is not None else []),
         *([f"compute times {question.scale_compute:g}"] if question.scale_compute != 1 else []),
     ]
@@ -75,9 +87,10 @@ def notes(source: Source, plans: Sequence[SeriesPlan], question: Question) -> tu
 def _measured(plan: SeriesPlan, source: str) -> str:
     info, measured, tokens = plan.info, plan.measured, plan.conditions.tokens
     phase = f"{plan.phases[0]} " if len(plan.phases) == 1 and plan.phases != ("other",) else ""
-    batch = f", {tokens:.3g} tokens each" if tokens is not None and tokens > 1 else ""
+    batch = f" of {tokens:.3g} tokens" if tokens is not None and tokens > 1 else ""
+    whose = "" if info.lockstep else ", all ranks together,"
     where = f"{counted(plan.conditions.stack_layers, 'layer')} on {counted(len(info.group_ranks), 'rank')}"
-    steps = f"Measured: {counted(plan.steps, f'{phase}step')} of {source}{batch}, {where}"
+    steps = f"Measured: {counted(plan.steps, f'{phase}step')}{batch}{whose} from {source}: {where}"
     if measured is None:
         return f"{steps}."
     how = (
@@ -85,7 +98,10 @@ def _measured(plan: SeriesPlan, source: str) -> str:
         if shares(measured.candidate)
         else "observed, not shared"
     )
-    return f"{steps}, {how}: {units.duration(measured.step_ns)} per step, stall {units.ratio(measured.stall_ratio)}."
+    return (
+        f"{steps}, {how}. A step took {units.duration(measured.step_ns)} and stalled for "
+        f"{units.ratio(measured.stall_ratio)} of it."
+    )
 
 
 def budget(plan: SeriesPlan) -> str:

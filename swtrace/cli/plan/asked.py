@@ -86,7 +86,7 @@ def bandwidth(text: str) -> float:
     found = _RATE.fullmatch(text.strip())
     if found is None or not float(found[1]):
         raise SettingsError.of("--bandwidth", text, "a rate, such as 12GB/s, 800MiB/s or 100Gbit/s")
-    factor = (1024 if found[3] else 1000) ** _POWERS[found[2].upper()]
+    factor: float = (1024.0 if found[3] else 1000.0) ** _POWERS[found[2].upper()]
     return float(found[1]) * factor / (_BITS if found[4] == "bit" else 1)
 
 

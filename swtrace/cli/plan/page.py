@@ -56,7 +56,7 @@ def _series(plan: SeriesPlan, source: str, words: WordLinks, *, first: bool) -> 
         parts.append(_to_copy(plan, chosen))
     if shown:
         parts += [_charts(plan, shown), _table(plan, shown, words)]
-    if plan.refusals:
+    if plan.refusals and shown:  # otherwise the answer has the reason
         reasons = "".join(
             f"<li>{units.counted(count, 'candidate')}: {words.linked(why)}</li>" for why, count in plan.refusals.items()
         )

@@ -52,7 +52,7 @@ def plan(
         list[Path] | None,
         typer.Argument(
             help="A recording, or all parts of a rotated one. Default: the rings of this host.",
-            metavar="[FILE]...",
+            metavar="[FILE]",
             show_default=False,
             parser=not_empty("FILE", Path),
         ),
@@ -71,8 +71,8 @@ def plan(
         str | None,
         typer.Option(
             "--max-stall",
-            help="Choose what saves most memory, if its stall stays below this share of step time at the upper end "
-            "of the interval. Default: 5%, unless --memory is given.",
+            help="Choose what saves most memory while it stalls for at most this share of step time, even at the upper "
+            "end of the interval. Default: 5%, unless --memory is given.",
             metavar="PERCENT",
             rich_help_panel=_CHOOSE,
         ),
@@ -81,8 +81,8 @@ def plan(
         str | None,
         typer.Option(
             "--memory",
-            help="Choose only what leaves at most this much of the linear on a rank, such as 4GiB. Without "
-            "--max-stall, choose the fastest of that.",
+            help="Choose the fastest that leaves at most this much of the linear on a rank, such as 4GiB. With "
+            "--max-stall, choose what saves most within both.",
             metavar="SIZE",
             rich_help_panel=_CHOOSE,
         ),
@@ -127,7 +127,7 @@ def plan(
         int | None,
         typer.Option(
             "--ranks",
-            help="A group of this size.",
+            help="A group of this size, in which a transfer takes as long as measured.",
             metavar="N",
             parser=whole_number("--ranks", 2, _MAX_RANKS),
             rich_help_panel=_ASSUME,
@@ -194,16 +194,16 @@ def plan(
 ) -> None:
     """Predict what sharing would save and cost with other settings, and choose some, before you change anything.
 
-    Reads steps that were measured: of a recording, of the rings of this host (the files in shared memory to which
-    ranks write), or through daemons. The run may share already, or only watch its linears (SWTRACE_SHARE=none); then
-    also pass what `swtrace probe` measured, with --profile. From these steps, it predicts step time, stall and memory
-    for every share of the layers, prefetch step and transport, each with a 90 % interval. It prints those that no
-    other one beats, and the settings to copy.
+    It reads steps that were measured: from a recording, from the rings of this host (the files in shared memory to
+    which ranks write), or through daemons. From them it predicts step time, stall and memory for other shares of the
+    layers, prefetch steps and transports, each with a 90 % interval. It prints those that no others beat, and the
+    settings to copy.
 
-    Predictions hold for the measured load: compare like with like (--phase), or scale it (--scale-compute). What
-    cannot be predicted is not shown; the reasons follow the table.
+    The run may share already. Or it only watches its linears (SWTRACE_SHARE=none); then pass --profile, with what
+    `swtrace probe` measured. Predictions hold for the measured load.
 
-    Exits with 1 if nothing can be predicted, or nothing fits --max-stall or --memory.
+    Settings without a prediction are counted below the table, with the reason. Exits with 1 if nothing can be
+    predicted, or nothing is within --max-stall and --memory.
     """
     from swtrace.cli.plan.planning import Question, plans
     from swtrace.cli.plan.source import from_daemons, from_recording, from_rings
@@ -294,7 +294,7 @@ def _check(made: Sequence[SeriesPlan], question: Question, *, explicit: bool) ->
     """
     from swtrace.cli.plan import answer
 
-    if not any(plan.shown for plan in made):
+    if not any(plan.predicted for plan in made):
         raise CommandError(f"nothing can be predicted; {question.remedy(made)}")
     without = [plan for plan in made if plan.chosen is None]
     if explicit and without:

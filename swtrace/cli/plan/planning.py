@@ -14,9 +14,8 @@ from swtrace.ledger.planning.candidates import PREFETCH_STEPS, SHARES, Axes
 from swtrace.ledger.planning.pareto import Budget
 from swtrace.ledger.planning.planner import Planner
 from swtrace.profile import FAMILIES, Profile
+from swtrace.share import NONE
 from swtrace.trace.identity import SeriesInfo
-
-_OBSERVED = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,31 +34,34 @@ class Question:
     start_layer: int | None = None
 
     def axes(self, info: SeriesInfo) -> Axes:
-        """Return the values to combine for a series."""
+        """Return the values to combine for a series: by default the usual ones, and those of the run."""
         values = self.values
         static = ("static",) if info.windows != "rolling" else ("static", "rolling")
+        own = {info.prefetch_step} if info.layers and info.transport != NONE else set()
         return Axes(
             transports=values.transports or self._transports(info),
             ranks=self.ranks or len(info.group_ranks),
             shares=values.shares or SHARES,
-            prefetch_steps=values.prefetch_steps or PREFETCH_STEPS,
+            prefetch_steps=values.prefetch_steps or sorted(own.union(PREFETCH_STEPS)),
             windows=values.windows or static,
         )
 
     def _transports(self, info: SeriesInfo) -> tuple[str, ...]:
         """Return the transports that the run or the profile used; all of them if neither says."""
-        used = set() if info.transport == _OBSERVED else {"broadcast" if info.lockstep else "pull"}
+        used = set() if info.transport == NONE else {"broadcast" if info.lockstep else "pull"}
         if self.profile is not None:
             used |= {timing.family for timing in self.profile.timings}
         return tuple(family for family in FAMILIES if family in used) or FAMILIES
 
     def remedy(self, made: Sequence[SeriesPlan]) -> str:
         """Return what to do if nothing can be predicted."""
-        if any(plan.info.transport == _OBSERVED for plan in made) and self.profile is None:
+        if all(plan.measured is None for plan in made):
+            return "let the run finish more steps, and time every one (SWTRACE_TIME_EVERY=1)"
+        if any(plan.info.transport == NONE for plan in made) and self.profile is None:
             return "measure the transport with `swtrace probe`, and pass its file with --profile"
         return (
-            "record more consecutive steps (SWTRACE_TIME_EVERY=1 times every one), or watch the run without sharing "
-            "(SWTRACE_SHARE=none) and pass what `swtrace probe` measured with --profile"
+            "record more steps, or steps of one kind (--phase), while the machine does nothing else; or watch the run "
+            "without sharing (SWTRACE_SHARE=none) and pass what `swtrace probe` measured with --profile"
         )
 
 
@@ -76,7 +78,7 @@ def plans(source: Source, question: Question, *, progress: Callable[[str], None]
     ]
     if not wanted:
         has = ", ".join(f"{facts.key.name} from layer {facts.key.start_layer}" for facts, _ in source.series)
-        raise CommandError(f"{source.name} has no such series; it has: {has}", ExitCode.USAGE)
+        raise CommandError(f"no such series in {source.name}; known are: {has}", ExitCode.USAGE)
     return tuple(_plan(facts, steps, source.model, question, progress) for facts, steps in wanted)
 
 
@@ -89,10 +91,16 @@ def _plan(
 ) -> SeriesPlan:
     info = facts.ranks[0].info
     axes = question.axes(info)
-    planner = Planner.of(steps, question.profile, scale_compute=question.scale_compute) if steps else None
+    planner = Planner.of(steps, question.profile, scale_compute=question.scale_compute, bandwidth=question.bandwidth)
     predictions = []
     if planner is not None:
-        candidates = list(axes.candidates(info.start_layer, info.num_layers))
+        candidates = list(axes.candidates(info.start_layer, info.stack_layers))
+        if len(candidates) == 1:
+            raise CommandError(
+                f"nothing to try for {facts.key.name}: share at least 3 of its {info.stack_layers} layers, with "
+                "a prefetch step of at most the number of shared layers minus 2",
+                ExitCode.USAGE,
+            )
         for number, candidate in enumerate(candidates, 1):
             progress(f"{facts.key.name}: predicting {number} of {len(candidates)}")
             predictions.append(planner.predict(candidate))

@@ -37,18 +37,25 @@ class SeriesPlan:
     predictions: tuple[Prediction, ...]
 
     @property
+    def predicted(self) -> bool:
+        """Whether anything is known about sharing."""
+        return any(shares(each.candidate) and not each.refusal for each in self.predictions)
+
+    @property
     def front(self) -> tuple[Prediction, ...]:
         """The predictions that no other one beats, smallest saving first."""
         return front(self.predictions)
 
     @property
     def chosen(self) -> Prediction | None:
-        """The best prediction within the budget; None if there is none."""
-        return choose(self.predictions, self.budget)
+        """The best prediction within the budget; None if there is none, or no sharing was predicted."""
+        return choose(self.predictions, self.budget) if self.predicted else None
 
     @property
     def shown(self) -> tuple[Prediction, ...]:
-        """The front and the chosen prediction, smallest saving first."""
+        """The front and the chosen prediction, smallest saving first; nothing if no sharing was predicted."""
+        if not self.predicted:
+            return ()
         chosen = self.chosen
         rows = [*self.front, *([chosen] if chosen is not None and chosen not in self.front else [])]
         return tuple(sorted(rows, key=lambda each: each.saved_bytes))
@@ -148,7 +155,7 @@ def conditions(
     tokens = [int(step.tokens[rank]) for step in steps for rank in step.running if step.ended[rank]]
     return Conditions(
         ranks=ranks,
-        stack_layers=info.num_layers,
+        stack_layers=info.stack_layers,
         layer_bytes=info.layer_bytes,
         model=model,
         phase=names[0] if len(names) == 1 else "",

@@ -117,10 +117,10 @@ def _source(
         began[rank.identity.run_id] = max(began.get(rank.identity.run_id, 0), rank.identity.start_time_ns)
     if run_id is not None and run_id not in began:
         raise CommandError(
-            f"{name} has no run {run_id!r}; it has: {', '.join(sorted(began)) or 'none'}", ExitCode.USAGE
+            f"no run {run_id!r} in {name}; known are: {', '.join(sorted(began)) or 'none'}", ExitCode.USAGE
         )
     if not began:
-        raise CommandError(f"{name}: no rank was found; {_NO_RANK}")
+        raise CommandError(f"no rank was found in {name}; {_NO_RANK}")
     # The newest run that has steps, else the newest: a run that is just starting must not hide the one before it.
     with_steps = {series.key.run_id for series in seen.facts.series if selected.history(series.key)}
     chosen = run_id if run_id is not None else max(began, key=lambda run: (run in with_steps, began[run]))
@@ -134,7 +134,7 @@ def _source(
     if not any(steps for _, steps in series):
         reasons = "".join(f"; {of} is not shared: {why}" for of, why in refused.items())
         found = "no finished step" if series else "no series"
-        raise CommandError(f"{name} has {found}{reasons}; {_NO_STEP}")
+        raise CommandError(f"{found} in {name}{reasons}; {_NO_STEP}")
     return Source(
         name=name,
         run_id=chosen,

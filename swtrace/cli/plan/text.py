@@ -67,12 +67,14 @@ def _table(plan: SeriesPlan, shown: Sequence[Prediction]) -> Table:
     factor, unit = _time_unit(shown)
     size_factor, size_unit = _size_unit(shown)
     common = Common.of(shown)
+    choice = f"{CHOSEN} is the choice within" if plan.chosen is not None else "Nothing is within"
     caption = (
-        f"{CHOSEN} is the choice within {answer.budget(plan)}. Every other row is the fastest of all that save as "
-        f"much{f' ({common.said})' if common.said else ''}. In brackets: {100 * CONFIDENCE:.0f} % intervals."
+        f"{choice} {answer.budget(plan)}. Every other row is the fastest of all that save as "
+        f"much or more{f' ({common.said})' if common.said else ''}. In brackets: {100 * CONFIDENCE:.0f} % intervals."
     )
     heads = ("", "shared\nlayers", "\nk", *(f"\n{name}" for name in common.columns), f"step\n{unit}", "stall\n%")
     made = table(*heads, f"memory\n{size_unit}", f"saved\n{size_unit}", padding=(0, 1), caption=caption)
+    digits = _digits(max(each.value for each in _known([each.step_ns for each in shown])) / factor)
     for each in shown:
         candidate, is_shared = each.candidate, shares(each.candidate)
         made.add_row(
@@ -80,7 +82,7 @@ def _table(plan: SeriesPlan, shown: Sequence[Prediction]) -> Table:
             answer.layers(each) if is_shared else NONE,
             str(candidate.prefetch_step) if is_shared else units.UNKNOWN,
             *(getattr(candidate, name) if is_shared else units.UNKNOWN for name in common.columns),
-            _bracketed(each.step_ns, factor, _digits(each.step_ns, factor)),
+            _bracketed(each.step_ns, factor, digits),
             _bracketed(each.stall_ratio, 0.01, 1),
             f"{each.memory_bytes / size_factor:.2f}",
             f"{each.saved_bytes / size_factor:.2f}",
@@ -118,7 +120,7 @@ def _short(prediction: Prediction) -> str:
 
 
 def _print_refusals(plan: SeriesPlan, console: Console) -> None:
-    if not plan.refusals:
+    if not plan.refusals or not plan.shown:  # the answer has the reason
         return
     total = sum(plan.refusals.values())
     console.print(f"\nNot predicted: {total} of {units.counted(len(plan.predictions), 'candidate')}.")
@@ -133,9 +135,8 @@ def _bracketed(interval: Interval | None, factor: float, digits: int) -> str:
     return f"{value} ({low}-{high})"
 
 
-def _digits(interval: Interval | None, factor: float) -> int:
-    value = 0.0 if interval is None else interval.value / factor
-    return 2 if value < 10 else 1 if value < 1000 else 0  # noqa: PLR2004 - three or four digits
+def _digits(largest: float) -> int:
+    return 2 if largest < 10 else 1 if largest < 1000 else 0  # noqa: PLR2004 - three or four digits
 
 
 def _known(intervals: Sequence[Interval | None]) -> list[Interval]:

@@ -44,6 +44,9 @@ DRIFT = 0.012
 """Standard deviation of the mean step time between two equal runs of the same minute, as a share of it."""
 DOUBT = 0.25
 """Standard deviation of a predicted change, as a share of the change."""
+SLOWDOWN = 1.5
+"""How much compute slows transfers down, as a multiple of how much they slow it down: of what was tried, this predicted
+real runs best."""
 _MOVES = {BROADCAST: "broadcast", PULL: "copy"}
 _NORMAL = 1.645
 """Standard deviations on both sides of a normal distribution's mean that hold 90 % of it."""
@@ -81,14 +84,6 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True)
-class _Channel:
-    """How transfers and compute slow each other down (:class:`~swtrace.ledger.planning.replay.Settings`)."""
-
-    contention: _Float
-    slowdown: float
-
-
-@dataclass(frozen=True, slots=True)
 class _Means:
     """Means over steps, of all ranks of the group, in ns."""
 
@@ -110,10 +105,16 @@ class Planner:
     """Predicts the cost of other settings for one series."""
 
     def __init__(
-        self, info: SeriesInfo, workloads: Sequence[Workload], profile: Profile | None, scale_compute: float
+        self,
+        info: SeriesInfo,
+        workloads: Sequence[Workload],
+        profile: Profile | None,
+        scale_compute: float,
+        bandwidth: float | None,
     ) -> None:
         """See :meth:`of`."""
         self._info, self._workloads, self._profile, self._scale = info, tuple(workloads), profile, scale_compute
+        self._bandwidth = bandwidth
         step = np.concatenate([each.step_ns.mean(axis=0) for each in workloads])
         stall = np.concatenate([each.stall_ns.mean(axis=0) for each in workloads])
         self._step, self._stall = step, stall
@@ -134,6 +135,7 @@ class Planner:
         profile: Profile | None = None,
         *,
         scale_compute: float = 1.0,
+        bandwidth: float | None = None,
         most: int = MOST_STEPS,
     ) -> Planner | None:
         """Calibrate a planner.
@@ -142,6 +144,7 @@ class Planner:
             steps: Finished steps of one series, oldest first.
             profile: How long transfers take, for what the steps do not show.
             scale_compute: Predict for computes that take this many times as long, for example with another batch.
+            bandwidth: Predict for transfers that bring this many bytes per second to a rank; None: as measured.
             most: Use at most this many steps of each rank, the newest.
 
         Returns:
@@ -159,10 +162,9 @@ class Planner:
         overhead = _overhead_ns(_family(info), profile, info.layer_bytes)
         contention = None
         if info.clock == Clock.DEVICE.name.lower():  # work on a device does not wait for a core
-            probed = _probed(_family(info), profile, info.layer_bytes)
-            contention = 0.0 if probed is None else float(probed.contention[0])
+            contention = _probed_contention(_family(info), profile, info.layer_bytes)
         workloads = [measure(run, info, overhead_ns=overhead, contention=contention) for run in runs]
-        return cls(info, workloads, profile, scale_compute)
+        return cls(info, workloads, profile, scale_compute, bandwidth)
 
     # ---- predictions -------------------------------------------------------------------------
 
@@ -189,10 +191,11 @@ class Planner:
         refusal = self._refusal(candidate, layers) or self.held_out
         if refusal:
             return refusal
-        found, own, measured = self._replay(candidate), self._replayed_own, self.measured
+        found, own, measured = self._replay(candidate, self._scale, self._bandwidth), self._replayed_own, self.measured
         # An error that both replays make cancels.
-        steps = found.step_ns + (self._step - own.step_ns)
-        stall = np.maximum(0.0, found.stall_ns + (self._stall - own.stall_ns)) if layers else np.zeros_like(steps)
+        like = np.arange(len(found.step_ns)) % len(own.step_ns)  # in a larger group, ranks are like these in turn
+        steps = found.step_ns + (self._step - own.step_ns)[like]
+        stall = np.maximum(0.0, found.stall_ns + (self._stall - own.stall_ns)[like]) if layers else np.zeros_like(steps)
         step, ratio = float(steps.max()), float((stall / steps).max())
         missed_step, missed_ratio = self._missed
         spread = step * _spread(self._noise, DRIFT, missed_step, DOUBT * (step - measured.step_ns) / step)
@@ -257,46 +260,37 @@ class Planner:
     def _replayed_own(self) -> _Means:
         return self._replay(self._own, scale=1.0)
 
-    def _replay(self, candidate: Candidate, scale: float | None = None) -> _Means:
-        scale = self._scale if scale is None else scale
+    def _replay(self, candidate: Candidate, scale: float = 1.0, bandwidth: float | None = None) -> _Means:
+        workloads = (workload.in_group_of(candidate.ranks) for workload in self._workloads)
         return _Means.of(
-            replay(workload.scaled(scale), self._settings_for(candidate, workload)) for workload in self._workloads
+            replay(workload.scaled(scale), self._settings_for(candidate, workload, bandwidth)) for workload in workloads
         )
 
-    def _settings_for(self, candidate: Candidate, workload: Workload) -> Settings:
+    def _settings_for(self, candidate: Candidate, workload: Workload, bandwidth: float | None = None) -> Settings:
         info = self._info
         layers = self._layers(candidate.share)
         source = np.array([source_rank(info.start_layer + p, candidate.ranks) for p in range(len(layers))], np.int64)
         family = candidate.transport
         same = family == _family(info)
-        channel = self._channel(family, workload)
+        contention = self._contention(family, workload)
+        slowdown = SLOWDOWN * float(contention.mean())
         return Settings(
             shared=layers,
             source=source,
             prefetch_step=candidate.prefetch_step,
             rendezvous=info.rendezvous if same else RECEIVER if family == PULL else TREE,
             queue=info.queue if same else RECEIVER,
-            moving=self._moving(family, workload, layers, source, channel),
+            moving=self._moving(family, workload, layers, source, slowdown, bandwidth),
             overhead_ns=_overhead_ns(family, self._profile, info.layer_bytes),
-            contention=channel.contention,
-            slowdown=channel.slowdown,
+            contention=contention,
+            slowdown=slowdown,
         )
 
-    def _channel(self, family: str, workload: Workload) -> _Channel:
-        """Return how transfers and compute slow each other down.
-
-        If the run had such transfers, their contention is known. A profile then says how much slower transfers get
-        with it; without one, as much as compute does. If it had none, all is from the profile.
-        """
-        probed = _probed(family, self._profile, self._info.layer_bytes)
-        if family != _family(self._info):
-            known = probed or _Channel(np.zeros(1), 0.0)
-            return replace(known, contention=np.full(len(workload.ranks), known.contention[0]))
-        mean = float(workload.contention.mean())
-        slowdown = mean
-        if probed is not None and probed.contention[0] > 0:
-            slowdown = probed.slowdown * min(1.0, mean / float(probed.contention[0]))
-        return _Channel(workload.contention, slowdown)
+    def _contention(self, family: str, workload: Workload) -> _Float:
+        """Return how much transfers slow compute down, ``[rank]``: as measured, or as probed if the run had none."""
+        if family == _family(self._info):
+            return workload.contention
+        return np.full(len(workload.ranks), _probed_contention(family, self._profile, self._info.layer_bytes))
 
     def _moving(
         self,
@@ -304,17 +298,21 @@ class Planner:
         workload: Workload,
         layers: Sequence[int],
         source: npt.NDArray[np.int64],
-        channel: _Channel,
+        slowdown: float,
+        bandwidth: float | None,
     ) -> _Float:
         """Return the time on the channel of each transfer while its receiver does not compute.
 
         That of the nearest layer that the rank received in the same step; from the profile if it received none.
         """
         found = np.full((*workload.step_ns.shape, len(layers)), np.nan)
-        measured = workload.moving * alone(workload.computing, channel.slowdown)
+        measured = workload.moving * alone(workload.computing, slowdown)
         for row, rank in enumerate(workload.ranks):
             wanted = np.flatnonzero(source != rank)
             if not wanted.size:
+                continue
+            if bandwidth is not None:
+                found[:, row, wanted] = 1e9 * self._info.layer_bytes / bandwidth
                 continue
             if family != _family(self._info):
                 drawn = _drawn_ns(family, self._profile, self._info.layer_bytes, (workload.steps, len(wanted)))
@@ -345,13 +343,12 @@ class Planner:
             )
         if (
             candidate.transport != _family(info)
+            and self._bandwidth is None
             and _timing(candidate.transport, self._profile, 1, computing=False) is None
         ):
             return (
                 f"how long a {_MOVES[candidate.transport]} takes is unknown: pass a profile that `swtrace probe` wrote"
             )
-        if candidate.ranks != len(info.group_ranks):
-            return f"the run has {len(info.group_ranks)} ranks"
         return ""
 
 
@@ -399,13 +396,12 @@ def _timing(family: str, profile: Profile | None, layer_bytes: int, *, computing
     return min(found, key=lambda each: abs(math.log(each.bytes / layer_bytes)), default=None)
 
 
-def _probed(family: str, profile: Profile | None, layer_bytes: int) -> _Channel | None:
-    """Return how transfers and compute slowed each other down while a profile was taken; None if it does not say."""
-    idle, computing = (_timing(family, profile, layer_bytes, computing=each) for each in (False, True))
-    if idle is None or computing is None or computing.compute_stretch is None:
-        return None
-    contention = min(MOST_CONTENTION, max(0.0, computing.compute_stretch.p50 - 1))
-    return _Channel(np.array([contention]), max(0.0, computing.seconds.p50 / idle.seconds.p50 - 1))
+def _probed_contention(family: str, profile: Profile | None, layer_bytes: int) -> float:
+    """Return how much transfers slowed compute down while a profile was taken; 0 if it does not say."""
+    timing = _timing(family, profile, layer_bytes, computing=True)
+    if timing is None or timing.compute_stretch is None:
+        return 0.0
+    return min(MOST_CONTENTION, max(0.0, timing.compute_stretch.p50 - 1))
 
 
 def _drawn_ns(family: str, profile: Profile | None, layer_bytes: int, shape: tuple[int, ...]) -> _Float:

@@ -81,6 +81,18 @@ class Workload:
         """Return the same steps with computes that take ``factor`` times as long."""
         return self if factor == 1 else replace(self, curve=self.curve * factor)
 
+    def in_group_of(self, ranks: int) -> Workload:
+        """Return the same steps in a group of another size, whose ranks are like these in turn."""
+        size = len(self.info.group_ranks)
+        if ranks == size:
+            return self
+        if len(self.ranks) < size:  # ranks with steps of their own
+            return replace(self, ranks=tuple(rank % ranks for rank in self.ranks))
+        rows = np.arange(ranks) % size
+        arrays = ("curve", "skew", "gap", "moving", "computing", "step_ns", "stall_ns")
+        picked = {name: getattr(self, name)[:, rows] for name in arrays}
+        return replace(self, ranks=tuple(range(ranks)), contention=self.contention[rows], **picked)
+
     def compute_to(self, places: _Float) -> _Float:
         """Return the compute from the beginning of each step to places in the stack, ``[step, rank, place]``."""
         right = np.clip(np.searchsorted(self.knots, places, side="left"), 1, len(self.knots) - 1)

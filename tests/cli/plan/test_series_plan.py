@@ -35,4 +35,4 @@ def test_a_choice_beside_the_front_is_shown() -> None:
     made = plan(NOTHING, HALF, WHOLE)
     assert made.chosen == HALF
     assert made.shown == (NOTHING, HALF, WHOLE)
-    assert plan(REFUSED).shown == ()
+    assert plan(NOTHING, REFUSED).shown == ()

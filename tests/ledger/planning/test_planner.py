@@ -92,6 +92,43 @@ def test_longer_computes_hide_more() -> None:
     assert said.stall_ratio.value == pytest.approx(truth.stall_ratio, abs=0.02)
 
 
+@pytest.mark.parametrize("pull", [False, True])
+def test_a_group_of_another_size_can_be_assumed(pull: bool) -> None:  # noqa: FBT001 - a parameter
+    """Each rank of a larger group owns fewer layers and receives more of them."""
+    two, four = (ran(uneven(pull=pull, ranks=ranks, transfer_ns=1_300_000)) for ranks in (2, 4))
+
+    for before, after in ((two, four), (four, two)):
+        said = before.planner().predict(candidate("all", 1, pull=pull, ranks=after.sharing.ranks))
+        assert said.step_ns is not None
+        assert said.step_ns.low <= after.step_ns <= said.step_ns.high
+        assert said.step_ns.value == pytest.approx(after.step_ns, rel=0.05)
+        unaware = abs(before.step_ns / after.step_ns - 1)
+        assert abs(said.step_ns.value / after.step_ns - 1) < 0.5 * unaware
+
+
+def test_a_slower_transport_can_be_assumed() -> None:
+    """Transfers at a given bandwidth are predicted from a run with faster ones, also for a transport that it lacks."""
+    before = ran(uneven())
+    slow_ns = 2_500_000
+    truth = ran(replace(before.sharing, transfer=lambda *_of: slow_ns))
+    planner = before.planner(bandwidth=1e9 * BYTES / slow_ns)
+    said = planner.predict(candidate("all", 1))
+
+    assert before.stall_ratio < 0.2 < truth.stall_ratio
+    assert said.step_ns is not None
+    assert said.step_ns.value == pytest.approx(truth.step_ns, rel=0.03)
+    assert planner.predict(candidate("all", 1, pull=True)).step_ns is not None
+
+
+def test_without_sharing_nothing_stalls() -> None:
+    """What the replay misses of the run's stall is no stall of a run that does not share."""
+    jumpy = uneven(transfer_ns=2_000_000)
+    said = ran(replace(jumpy, wake=500_000)).planner().predict(candidate("none", 0))
+
+    assert said.stall_ratio is not None
+    assert said.stall_ratio.high == 0.0
+
+
 def test_a_run_whose_transfers_change_is_refused() -> None:
     """If the second half of the steps is unlike the first, no number is given."""
     group = uneven()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from swtrace.cli.vllm_ranks import RankFailedError, RankResult, Workload, run_ranks
+from swtrace.profile import Profile
 from tests.support.vllm import inspections
 from tests.support.vllm.shared_runs import artifact_keys
 
@@ -30,6 +31,12 @@ def run(request: pytest.FixtureRequest) -> Run:
 def test_tokens_are_identical(run: Run) -> None:
     """Every rank generates the tokens that it generates without sharing."""
     assert [rank.tokens for rank in run.ranks] == [rank.tokens for rank in run.control]
+
+
+def test_a_profile_is_measured_at_the_start(eager: Run, folder: Path) -> None:
+    """With SWTRACE_PROBE, the group of rank 0 writes how long transfers of this model's layers take."""
+    profile = Profile.read(folder / "eager" / "profile.json")
+    assert eager.layer_bytes in {each.bytes for each in profile.of("broadcast", 2, computing=True)}
 
 
 def test_compiled_run_was_compiled(eager: Run, compiled: Run) -> None:

@@ -58,8 +58,11 @@ def share(
     layers: Sequence[int],
     steps: int,
 ) -> Run:
-    """Run ``workload`` with ``SWTRACE=1`` next to a daemon. If k is above 1, the environment has another one."""
-    further = {"SWTRACE_PREFETCH_STEP": "0"} if k > 1 else {}
+    """Run ``workload`` with ``SWTRACE=1`` next to a daemon.
+
+    If k is above 1, the environment has another one, and the ranks are timed at the start.
+    """
+    further = {"SWTRACE_PREFETCH_STEP": "0", "SWTRACE_PROBE": str(folder / "profile.json")} if k > 1 else {}
     ranks, samples = watch(
         folder, steps, lambda environment: run_ranks(workload, folder, environment=environment), **further
     )

@@ -84,6 +84,7 @@ class Timeline(View, view=TIMELINE):
         begin = self._where.begin if self._where.end is not None else -0.01 * length
         end = self._where.end if self._where.end is not None else 1.01 * length
         kinds = [kind for kind in SPAN_NAMES if kind is not Span.SENT or step.of_rank is None]
+        kinds = kinds if series.facts.shared else [Span.COMPUTE]
         lines = [*_legend(kinds, palette, width, brief=height < _SMALL), self._axis(begin, end, palette, width)]
         spare = height - len(lines) - len(series.rows) - len(series.hosts)
         about = self._about(scene, series, step, width, most=max(1, min(spare, max(6, spare - 2 * len(series.rows)))))
@@ -491,16 +492,20 @@ def clock_words(series: SeriesView, step: StepFacts, observation: Observation) -
 
 def step_sentences(series: SeriesView, step: StepFacts) -> list[str]:
     """Return sentences about one step: its stalls, then its critical path."""
+    took = units.duration(int(step.duration_ns.max(initial=0)))
     stall = step.stall_ns.sum(axis=1)
     worst = int(stall.argmax())
     stalled = int((step.receiver[worst] & ~step.on_time[worst]).sum())
-    took, held = units.duration(int(step.duration_ns.max(initial=0))), units.duration(int(stall[worst]))
+    held = units.duration(int(stall[worst]))
     waits = counted(stalled, "wait")
     if step.of_rank is not None:
         missing = "" if step.complete else " Some records of the step are missing."
         others = "The other ranks' lanes show their own finished steps."
         return [f"Duration {took}, of which {held} stalled in {waits}.{missing} {others}"]
-    about = f"Duration {took} on the slowest rank; {series.rank_name(worst)} stalled most, {held} in {waits}."
+    stalls = (
+        f"{series.rank_name(worst)} stalled most, {held} in {waits}." if series.facts.shared else "nothing is shared."
+    )
+    about = f"Duration {took} on the slowest rank; {stalls}"
     late = int(np.where(step.ended, step.arrival_ns, 0).argmax())
     if step.entry_known and step.entry_skew_ns[late] > 0:
         # Of two ranks on different clocks, the bound may hide which one is later.
@@ -508,6 +513,8 @@ def step_sentences(series: SeriesView, step: StepFacts) -> list[str]:
         entered = units.duration(int(step.entry_skew_ns[late]))
         about += f" {series.rank_name(late, 'Rank')} entered {last}{entered} after the first."
     path = step.path
+    if not series.facts.shared and len(step.ranks) == 1:
+        return [about]
     if path is None:
         reason = (
             "records of some ranks are missing"
