@@ -327,7 +327,8 @@ def _go(ends: Sequence[Connection], started: Sequence[Rank], number: int, steps:
     begin_ns = time.monotonic_ns() + START_NS
     for end in ends:
         end.send((number, steps, begin_ns))
-    return max(_answer(end, rank) for end, rank in zip(ends, started, strict=True))
+    took: list[float] = [_answer(end, rank) for end, rank in zip(ends, started, strict=True)]
+    return max(took)
 
 
 def _answer(end: Connection, rank: Rank) -> Any:

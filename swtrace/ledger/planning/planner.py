@@ -173,16 +173,16 @@ class Planner:
         info = self._info
         memory = memory_bytes(info, candidate)
         found = self.forecast(candidate)
-        known = not isinstance(found, str)
+        forecast = None if isinstance(found, str) else found
         return Prediction(
             candidate,
             shared_layers=len(self._layers(candidate.share)),
             stack_layers=info.stack_layers,
             memory_bytes=memory,
             saved_bytes=info.stack_layers * info.layer_bytes - memory,
-            step_ns=found.step_ns if known else None,
-            stall_ratio=found.stall_ratio if known else None,
-            refusal="" if known else found,
+            step_ns=forecast and forecast.step_ns,
+            stall_ratio=forecast and forecast.stall_ratio,
+            refusal=found if isinstance(found, str) else "",
         )
 
     def forecast(self, candidate: Candidate) -> Forecast | str:
