@@ -37,8 +37,8 @@ def test_a_layer_that_stands_out_is_named(tmp_path: Path) -> None:
     found = observed.compute(facts, steps)
     assert found is not None
     assert found.sentence == (
-        "On rank 0, a layer takes 10.0 ms, of which 4.00 ms pass before its linear begins (medians). Layer 2 takes longest, "
-        "30.0 ms."
+        "On rank 0, a layer takes 10.0 ms, of which 4.00 ms pass before its linear begins (medians). Layer 2 takes "
+        "longest, 30.0 ms."
     )
     assert reached.shape[1] == LAYERS
     assert found.layer == 2
