@@ -411,7 +411,7 @@ def cases(
 def planned(planner: Planner | None, work: Configuration, setting: Setting) -> Prediction | None:
     """Return what a planner predicts for a setting."""
     share, k = setting
-    return planner and planner.predict(Candidate(share, k, work.transport, "static", RANKS))
+    return None if planner is None else planner.predict(Candidate(share, k, work.transport, "static", RANKS))
 
 
 def line(name: str, chosen: Sequence[Case]) -> str:
