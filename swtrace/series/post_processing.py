@@ -104,7 +104,7 @@ def new_transport(
         PeerLostError: ranks are missing, or cannot be connected to.
         RegistrationError: the ranks cannot pull.
     """
-    if constants.observed:
+    if constants.group.world_size == 1:  # it is observed: a group of one has nothing to share
         return unshared(constants.group, _device(modules), constants.num_layers)
     if pulls(constants.group, settings):
         return _pull(constants, modules, proposal, settings)
@@ -113,6 +113,8 @@ def new_transport(
         roll_call(constants.group, description, timeout_s)
     except TransportError as error:
         raise PeerLostError(f"{constants.where}: {error}") from error
+    if constants.observed:
+        return unshared(constants.group, _device(modules), constants.num_layers)
     try:
         if backend(constants.group) == GLOO:
             return TorchTransport(constants.group, description=description, timeout_s=timeout_s)

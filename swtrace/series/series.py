@@ -105,7 +105,7 @@ class Series:
 
         Args:
             name: identifies the series in records and errors; the same on all ranks.
-            group: the ranks that share it, at least two.
+            group: the ranks that share it, at least two; if the series is only observed, one is enough.
             start_layer: absolute index of the first layer.
             end_layer: one past the last.
             layers: absolute indexes of those to share, in ascending order; by default all. The others are *resident*:
@@ -129,7 +129,8 @@ class Series:
                 torch worlds, where they differ from torch's.
             time_every: time one in this many steps and only count the others. 0 times the first 64 steps, then
                 one in 32 on average. The same on all ranks. By default ``SWTRACE_TIME_EVERY``.
-            settings: all other settings; by default, read from the environment now.
+            settings: all other settings; by default, read from the environment now. With ``share`` none, the series is
+                only observed (:mod:`swtrace.series.unshared`).
 
         Raises:
             RegistrationError: the group, the layers or the prefetch step cannot form a series.
@@ -143,13 +144,14 @@ class Series:
         if observed and pulls(group, settings):  # ranks that run steps of their own cannot be compared
             ranks = ranks[group.rank_in_group :][:1]
             group = RankGroup(ranks, 0)
+        everything = layers is None or (observed and not layers)
         self._constants = constants = SeriesConstants(
             name=name,
             group=group,
             ranks=ranks,
             start_layer=start_layer,
             stack_layers=end_layer - start_layer,
-            layers=tuple(range(start_layer, end_layer) if layers is None else map(int, layers)),
+            layers=tuple(map(int, range(start_layer, end_layer) if everything else layers or ())),
             prefetch_step=0 if observed else prefetch_step,
             windows="static" if observed or windows == "auto" else windows,
             tagged=not observed and (settings.check if check is None else check),
@@ -169,9 +171,8 @@ class Series:
             "" if self._recorder_source is not None else "made without a recorder" if settings.trace else NOT_TRACED,
             strict=settings.strict,
         )
-        self._hooks: list[WaitingLayer] | None = [] if hook_forward and not observed else None
+        self._hooks: list[WaitingLayer] | None = [] if hook_forward else None
         self._observed_layers: list[ObservedLayer] = []
-        self._hooks_forward = hook_forward
         self._observed_bytes: dict[int, int] = {}
         self._auto_post_process = auto_post_process
         self._proof = Proof(try_out) if try_out is not None else None
@@ -283,7 +284,7 @@ class Series:
     def _observe(self, layer_idx: int, layer: nn.Module) -> None:
         self._modules[layer_idx] = layer
         self._observed_bytes[layer_idx] = loaded_bytes(layer)
-        if self._hooks_forward:
+        if self._hooks is not None:
             self._observed_layers.append(ObservedLayer(self, layer_idx, layer))
 
     def _layout_of(self, where: str, layer: nn.Module) -> PayloadLayout:

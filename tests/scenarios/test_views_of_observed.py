@@ -11,7 +11,6 @@ import pytest
 
 from swtrace.cli.summary import summarise
 from swtrace.errors import EmptySelectionError
-from swtrace.ledger.verdict import verdict
 from swtrace.session import RingsSession
 from swtrace.testing.limits import Limits, judge
 from tests.support.commands import checked
@@ -40,17 +39,6 @@ def session(stack: Observed) -> Iterator[RingsSession]:
     session.refresh()
     yield session
     session.close()
-
-
-def test_the_verdict_says_what_was_observed(stack: Observed) -> None:
-    """It judges no stall, and says how long steps and layers take."""
-    headline, *others = verdict(*stack.facts()).findings
-    assert headline.kind == "observed"
-    assert headline.sentence.startswith("Observed, not shared: 5 layers of s. A step takes ")
-    assert headline.advice.startswith("`swtrace plan`")
-    kinds = {finding.kind for finding in others}
-    assert "layer_compute" in kinds
-    assert kinds <= {"layer_compute", "untimed", "machine_noise"}
 
 
 def test_figures_of_stall_are_an_error(session: RingsSession) -> None:

@@ -61,7 +61,9 @@ class Observed:
 def observed_stack(folder: Path) -> Iterator[Observed]:
     """Yield a stack whose series is post-processed."""
     recorder = Recorder.create(folder, RankIdentity("run", 0, "host", "boot", os.getpid(), time.time_ns()))
-    series = Series("s", ALONE, 0, LAYERS, prefetch_step=3, recorder=recorder, settings=OBSERVE, time_every=2)
+    series = Series(
+        "s", ALONE, 0, LAYERS, layers=(), prefetch_step=3, recorder=recorder, settings=OBSERVE, time_every=2
+    )
     layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(LAYERS))
     for index, layer in enumerate(layers):
         series.register(index, layer)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from swtrace.cli.vllm_ranks import RankResult, Workload, run_ranks
+from swtrace.cli.vllm_ranks import RankResult, Workload, fork_ranks, run_ranks
 from swtrace.session import RingsSession
 from tests.support.vllm.shared_runs import SERIES, warnings
 
@@ -21,6 +21,47 @@ def reloads(llm: Any) -> dict[str, Any]:
     llm.collective_rpc("reload_weights")
     outcome: dict[str, Any] = llm.llm_engine.vllm_config.additional_config["swtrace_outcome"]
     return outcome
+
+
+def passed_on() -> list[str]:
+    """Return the calls that reach the offloader that vLLM chose."""
+    from types import SimpleNamespace as Namespace
+
+    from torch import nn
+    from vllm.model_executor.offloader.base import BaseOffloader
+
+    from swtrace.settings import Settings
+    from swtrace.vllm.observing import ObservingOffloader
+
+    called = []
+
+    class Chosen(BaseOffloader):  # type: ignore[misc,unused-ignore]
+        def wrap_modules(self, modules_generator: Any, prefix: str = "") -> list[nn.Module]:
+            called.append(f"wrap {prefix}")
+            return list(modules_generator)
+
+        def sync_prev_onload(self) -> None:
+            called.append("sync")
+
+        def join_after_forward(self) -> None:
+            called.append("join")
+
+        def _start_prefetch(self, layer_idx: int) -> None:
+            called.append(f"prefetch {layer_idx}")
+
+    config = Namespace(model_config=Namespace(served_model_name="model"))
+    offloader = ObservingOffloader(Settings(), config, Chosen())
+    tower = [nn.Identity()]
+    assert offloader.wrap_modules(iter(tower), "visual") == tower
+    offloader.sync_prev_onload()
+    offloader.join_after_forward()
+    offloader._start_prefetch(3)
+    return called
+
+
+def test_calls_are_passed_on_to_the_offloader_that_vllm_chose(folder: Path) -> None:
+    """So that a model whose weights vLLM offloads can be observed; another modality's layers are not."""
+    assert fork_ranks(passed_on, (), folder) == (["wrap visual", "sync", "join", "prefetch 3"],)
 
 
 def test_one_rank_is_observed_and_otherwise_left_alone(
