@@ -19,7 +19,9 @@ _STANDS_OUT = 1.25
 def headline(facts: SeriesFacts) -> Finding:
     """Say that nothing is shared, and how long a step takes on the rank with the longest."""
     info = facts.ranks[0].info
-    what = f"Observed, not shared: {units.counted(info.num_layers, 'layer')} of {info.name}"
+    alone = _alone(facts)
+    where = "" if alone is None else f" on rank {alone}"
+    what = f"Observed, not shared: {units.counted(info.num_layers, 'layer')} of {info.name}{where}"
     means = [rank.recent.step_ns / rank.recent.steps for rank in facts.ranks if rank.recent.steps]
     if not means:
         return Finding("nothing", Level.NOTE, f"{what}. No step has been timed yet.")
@@ -28,6 +30,7 @@ def headline(facts: SeriesFacts) -> Finding:
         Level.NOTE,
         f"{what}. A step takes {units.milliseconds(max(means))} (mean).",
         {"step_ns": max(means)},
+        rank=alone,
         advice="`swtrace plan` says what sharing would cost and save.",
     )
 
@@ -47,7 +50,8 @@ def compute(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:
     typical, longest = float(np.median(of_layer)), float(of_layer.max())
     layer = facts.ranks[0].info.layers[int(of_layer.argmax())]
     numbers = {"layer_ns": typical, "longest_layer_ns": longest}
-    sentence = f"A layer takes {units.milliseconds(typical)}"
+    alone = _alone(facts)
+    sentence = f"{'A' if alone is None else f'On rank {alone}, a'} layer takes {units.milliseconds(typical)}"
     if (called := begun > 0).any():
         until_linear = float(np.median((begun - reached)[called]))
         numbers["until_linear_ns"] = until_linear
@@ -55,4 +59,9 @@ def compute(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:
     sentence += " (medians)."
     if longest >= _STANDS_OUT * typical:
         sentence += f" Layer {layer} takes longest, {units.milliseconds(longest)}."
-    return Finding("layer_compute", Level.NOTE, sentence, numbers, layer=layer)
+    return Finding("layer_compute", Level.NOTE, sentence, numbers, rank=alone, layer=layer)
+
+
+def _alone(facts: SeriesFacts) -> int | None:
+    """Return the only rank of a series; None if it has several."""
+    return facts.key.group_ranks[0] if len(facts.key.group_ranks) == 1 else None

@@ -17,7 +17,7 @@ def test_the_verdict_says_what_was_observed(tmp_path: Path) -> None:
         stack.steps(8)
         headline, *others = verdict(*stack.facts()).findings
     assert headline.kind == "observed"
-    assert headline.sentence.startswith("Observed, not shared: 5 layers of s. A step takes ")
+    assert headline.sentence.startswith("Observed, not shared: 5 layers of s on rank 0. A step takes ")
     assert headline.advice.startswith("`swtrace plan`")
     kinds = {finding.kind for finding in others}
     assert "layer_compute" in kinds
@@ -37,8 +37,8 @@ def test_a_layer_that_stands_out_is_named(tmp_path: Path) -> None:
     found = observed.compute(facts, steps)
     assert found is not None
     assert found.sentence == (
-        "A layer takes 10.0 ms, of which 4.00 ms pass before its linear begins (medians). Layer 2 takes longest, "
-        "30.0 ms."
+        "On rank 0, a layer takes 10.0 ms, of which 4.00 ms pass before its linear begins (medians). Layer 2 takes "
+        "longest, 30.0 ms."
     )
     assert reached.shape[1] == LAYERS
     assert found.layer == 2

@@ -231,7 +231,7 @@ class HeatMap(View, view=HEAT_MAP):
         at = next(i for i, first in enumerate(firsts[1:]) if self._cursor[0] < first)
         shown = max(1, room) if self._tall == 1 else len(listed)
         self._top_row = scrolled_to(at, self._top_row, shown, listed)
-        look = Look(palette, METRICS[self._metric].name, self._wide, self._paired, width)
+        look = Look(palette, metrics_of(series)[self._metric].name, self._wide, self._paired, width)
         top = float(means.max(initial=0.0))
         lines: list[Strip] = []
         self._lines = []

@@ -493,6 +493,8 @@ def clock_words(series: SeriesView, step: StepFacts, observation: Observation) -
 def step_sentences(series: SeriesView, step: StepFacts) -> list[str]:
     """Return sentences about one step: its stalls, then its critical path."""
     took = units.duration(int(step.duration_ns.max(initial=0)))
+    if not series.facts.shared:  # nothing but the model's own collectives keeps ranks in step
+        return [f"Duration {took} on the slowest rank; nothing is shared."]
     stall = step.stall_ns.sum(axis=1)
     worst = int(stall.argmax())
     stalled = int((step.receiver[worst] & ~step.on_time[worst]).sum())
@@ -502,10 +504,7 @@ def step_sentences(series: SeriesView, step: StepFacts) -> list[str]:
         missing = "" if step.complete else " Some records of the step are missing."
         others = "The other ranks' lanes show their own finished steps."
         return [f"Duration {took}, of which {held} stalled in {waits}.{missing} {others}"]
-    stalls = (
-        f"{series.rank_name(worst)} stalled most, {held} in {waits}." if series.facts.shared else "nothing is shared."
-    )
-    about = f"Duration {took} on the slowest rank; {stalls}"
+    about = f"Duration {took} on the slowest rank; {series.rank_name(worst)} stalled most, {held} in {waits}."
     late = int(np.where(step.ended, step.arrival_ns, 0).argmax())
     if step.entry_known and step.entry_skew_ns[late] > 0:
         # Of two ranks on different clocks, the bound may hide which one is later.
@@ -513,8 +512,6 @@ def step_sentences(series: SeriesView, step: StepFacts) -> list[str]:
         entered = units.duration(int(step.entry_skew_ns[late]))
         about += f" {series.rank_name(late, 'Rank')} entered {last}{entered} after the first."
     path = step.path
-    if not series.facts.shared and len(step.ranks) == 1:
-        return [about]
     if path is None:
         reason = (
             "records of some ranks are missing"
