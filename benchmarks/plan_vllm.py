@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 import swtrace
-from swtrace.cli.vllm_ranks import TinyLlama, Workload, run_ranks
+from swtrace.cli.vllm_ranks import TinyLlama, Workload, run_ranks, start_fork_server
 from swtrace.trace.schema import Phase
 
 SERIES = "self_attn.o_proj"
@@ -75,6 +75,7 @@ class Outcome:
     step_ms: float
     stall: float
     memory_mib: float
+    """What can be counted: 0 if nothing is shared, because vLLM then packs its weights out of sight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class Bench:
         self._folder, self._runs = folder, 0
         model.save(folder / "model")
         self._workload = Workload(folder / "model", PROMPTS, tokens, inspect=held_bytes)
+        start_fork_server()
 
     def probe(self, layer_bytes: int) -> Path:
         """Time the transports between two ranks; return the profile."""
@@ -207,7 +209,7 @@ def table(found: Sequence[Case]) -> Iterator[str]:
                 f"{setting!s:<26}{_interval(step, 1e3, 1):>24}{outcome.step_ms:>10.1f}{100 * case.step_error:>+8.1f}%"
                 f"{_within(step, 1e3, outcome.step_ms):>8}{_interval(stall, 100, 1):>24}{100 * outcome.stall:>10.1f}"
                 f"{100 * case.stall_error:>+8.1f}{_within(stall, 1, outcome.stall):>8}"
-                f"{case.predicted['memory_bytes'] / 2**20:>18.0f}{outcome.memory_mib:>9.0f}"
+                f"{case.predicted['memory_bytes'] / 2**20:>18.0f}{outcome.memory_mib or '-':>9}"
             )
 
 
@@ -248,6 +250,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=136, help="of each request (default 136)")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--max-stall", default="2%", help="what the recommended settings may stall (default 2%%)")
+    parser.add_argument("--keep", type=Path, help="new folder for the profile, the recordings and the ranks' logs")
     arguments = parser.parse_args()
     model = TinyLlama(layers=arguments.layers, hidden=arguments.hidden)
     print(f"$ {' '.join(['python -m benchmarks.plan_vllm', *sys.argv[1:]])}")
@@ -257,8 +260,10 @@ def main() -> None:
         f"{cpu}; two ranks of vLLM on gloo; random Llama of {arguments.layers} layers of width {arguments.hidden}, "
         f"bfloat16, eager, {len(PROMPTS)} requests; {SERIES} has {layer_bytes / 2**20:g} MiB per layer"
     )
-    with tempfile.TemporaryDirectory(prefix="swtrace-plan-vllm-") as folder:
-        bench = Bench(Path(folder), model, arguments.tokens)
+    with tempfile.TemporaryDirectory(prefix="swtrace-plan-vllm-") as temporary:
+        folder = arguments.keep or Path(temporary)
+        folder.mkdir(exist_ok=True, parents=True)
+        bench = Bench(folder.absolute(), model, arguments.tokens)
         profile = bench.probe(layer_bytes)
         found = list(cases(bench, profile, arguments.repetitions, arguments.max_stall))
     print("", *table(found), "", *summary(found), sep="\n")
