@@ -92,7 +92,7 @@ def probe(
     sizes = (size(largest, "--largest"), *(size(each, "--bytes") for each in exact or ()))
     if output is not None:
         refuse_existing(output, force=force)
-    launched = _launched(ranks)
+    launched = _launched(ranks, meet)
     exit_in_order()
     settings = Settings.from_environment()
     with ExitStack() as stack:
@@ -127,11 +127,11 @@ def _report(outcome: Outcome, output: Path | None, *, as_json: bool) -> None:
 # ---- the ranks -------------------------------------------------------------------------------------
 
 
-def _launched(ranks: int | None) -> bool:
+def _launched(ranks: int | None, meet: Path | None) -> bool:
     """Return whether a launcher, such as torchrun, started this process as one rank of a world.
 
     Raises:
-        CommandError: its world does not fit the options, or has only one rank.
+        CommandError: its world does not fit the options, has only one rank, or has no place to meet.
     """
     world = os.environ.get("WORLD_SIZE")
     if world is None or "RANK" not in os.environ:
@@ -142,6 +142,10 @@ def _launched(ranks: int | None) -> bool:
         )
     if world == "1":
         raise CommandError("a world of one rank has nothing to transfer; start at least two", ExitCode.USAGE)
+    if meet is None and "MASTER_ADDR" not in os.environ:
+        raise CommandError(
+            "RANK is set, but not MASTER_ADDR; start the ranks with torchrun, or unset RANK", ExitCode.USAGE
+        )
     return True
 
 
@@ -201,8 +205,6 @@ def _measure(
         with _Shown(extent, world, narration(), quiet=rank != 0) as shown:
             outcome = probe(RankGroup.world(), extent, settings, progress=shown)
         dist.destroy_process_group()
-    except ValueError as error:
-        raise CommandError(f"the ranks cannot meet: {reason(error)}", ExitCode.USAGE) from error
     except RuntimeError as error:
         ended = [rank for rank, child in enumerate(started, 1) if child.status is not None]
         who = listed("rank", ended) if ended else "a rank"

@@ -235,7 +235,8 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         share, stack = self._settings.share, self._end_layer - self._start_layer
         total = total_layers(self._vllm_config)
         if share.beyond(total):
-            raise Refused(f"SWTRACE_SHARE={share} names layers {share.beyond(total)}, but the model has only {total}")
+            beyond = share.beyond(total)
+            raise Refused(f"SWTRACE_SHARE={share} names layers {beyond}, but those of the model are 0-{total - 1}")
         if not stack:
             raise Refused("a pipeline stage without decoder layers has nothing to share")
         shared, least = len(self._shared), self._settings.prefetch_step + 2

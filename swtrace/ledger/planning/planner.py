@@ -180,8 +180,8 @@ class Planner:
             stack_layers=info.stack_layers,
             memory_bytes=memory,
             saved_bytes=info.stack_layers * info.layer_bytes - memory,
-            step_ns=forecast and forecast.step_ns,
-            stall_ratio=forecast and forecast.stall_ratio,
+            step_ns=None if forecast is None else forecast.step_ns,
+            stall_ratio=None if forecast is None else forecast.stall_ratio,
             refusal=found if isinstance(found, str) else "",
         )
 
