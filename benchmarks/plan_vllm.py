@@ -5,9 +5,9 @@ recorded; `swtrace plan` recommends settings. Then vLLM runs with these, and wit
 has a recording of its own, from which the others of the same repetition are predicted; only the recommendation is that
 of the first. Within a repetition, the settings run in random order.
 
-vLLM packs a weight that is not shared for oneDNN, whose kernel takes another time than the one that reads a shared
-weight. No planner knows that from a run that shares nothing. So the linears that are not shared keep plain weights here,
-except in the runs called *packed*, which show what this leaves out.
+vLLM packs a weight that is not shared for oneDNN, whose kernel is faster than the one that reads a shared weight. No
+planner knows that from a run that shares nothing. So the linears that are not shared keep plain weights here, except in
+the runs called *packed*, which show what this leaves out.
 
 A step is a decode step of the whole batch. Step time is the mean of the rank with the longest, stall that of the most
 stalled rank. Memory is what the linears of a rank hold in the end, each storage counted once. Needs vLLM:

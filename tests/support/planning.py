@@ -10,9 +10,10 @@ import numpy as np
 from swtrace.ledger.facts import StepFacts
 from swtrace.ledger.planning.planner import Planner
 from swtrace.ledger.planning.prediction import Candidate
-from swtrace.profile import Profile
+from swtrace.profile import PULL, Profile, Spread, Timing
 from swtrace.share import Share
 from tests.support.feeding import feed, ledger
+from tests.support.schedules import BYTES
 from tests.support.simulated_contention import Sharing, run
 
 LAYERS = 12
@@ -73,3 +74,15 @@ def ran(sharing: Sharing, share: str = "all", prefetch_step: int = 1) -> Ran:
 def candidate(share: str = "all", prefetch_step: int = 1, *, pull: bool = False, ranks: int = 2) -> Candidate:
     """Return settings to predict."""
     return Candidate(Share(share), prefetch_step, "pull" if pull else "broadcast", "static", ranks)
+
+
+def pull_profile(*stretches: Spread) -> Profile:
+    """Return a profile of copies of some sizes, each with how copies stretch compute. The first is that of a layer."""
+
+    def timing(size: int, stretch: Spread | None) -> Timing:
+        seconds, issue = (Spread(each, each, each, each) for each in (1e-3, 1e-5))
+        return Timing("pull", PULL, 2, size * BYTES, 1, stretch is not None, 20, seconds, issue, stretch)
+
+    idle = (timing(size, None) for size in range(1, len(stretches) + 1))
+    computing = (timing(size, stretch) for size, stretch in enumerate(stretches, 1))
+    return Profile("0.1.0", "2026-11-28T18:00:00+00:00", ("a",), 2, "cpu", "host", 2, 1, (*idle, *computing), ())

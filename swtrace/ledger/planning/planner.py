@@ -162,7 +162,7 @@ class Planner:
         overhead = _overhead_ns(_family(info), profile, info.layer_bytes)
         contention = None
         if info.clock == Clock.DEVICE.name.lower():  # work on a device does not wait for a core
-            contention = _probed_contention(_family(info), profile, info.layer_bytes)
+            contention = _probed_contention(_family(info), profile)
         workloads = [measure(run, info, overhead_ns=overhead, contention=contention) for run in runs]
         return cls(info, workloads, profile, scale_compute, bandwidth)
 
@@ -290,7 +290,7 @@ class Planner:
         """Return how much transfers slow compute down, ``[rank]``: as measured, or as probed if the run had none."""
         if family == _family(self._info):
             return workload.contention
-        return np.full(len(workload.ranks), _probed_contention(family, self._profile, self._info.layer_bytes))
+        return np.full(len(workload.ranks), _probed_contention(family, self._profile))
 
     def _moving(
         self,
@@ -396,12 +396,16 @@ def _timing(family: str, profile: Profile | None, layer_bytes: int, *, computing
     return min(found, key=lambda each: abs(math.log(each.bytes / layer_bytes)), default=None)
 
 
-def _probed_contention(family: str, profile: Profile | None, layer_bytes: int) -> float:
-    """Return how much transfers slowed compute down while a profile was taken; 0 if it does not say."""
-    timing = _timing(family, profile, layer_bytes, computing=True)
-    if timing is None or timing.compute_stretch is None:
-        return 0.0
-    return min(MOST_CONTENTION, max(0.0, timing.compute_stretch.p50 - 1))
+def _probed_contention(family: str, profile: Profile | None) -> float:
+    """Return how much transfers slowed compute down while a profile was taken; 0 if it does not say.
+
+    The median of all sizes, because that of one size is the small difference of two noisy times. Where the probe could
+    not know it, the stretch has no spread.
+    """
+    found = profile.of(family, 1, computing=True) if profile is not None and family else []
+    stretches = [each.compute_stretch for each in found if each.compute_stretch is not None]
+    known = [each.p50 for each in stretches if each.p5 < each.p95]
+    return min(MOST_CONTENTION, max(0.0, float(np.median(known)) - 1)) if known else 0.0
 
 
 def _drawn_ns(family: str, profile: Profile | None, layer_bytes: int, shape: tuple[int, ...]) -> _Float:

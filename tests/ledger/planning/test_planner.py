@@ -9,8 +9,9 @@ import pytest
 
 from swtrace.ledger.planning.planner import FEWEST_STEPS, Planner, memory_bytes
 from swtrace.ledger.planning.prediction import Interval
+from swtrace.profile import Spread
 from swtrace.share import Share
-from tests.support.planning import LAYERS, Ran, candidate, ran, uneven
+from tests.support.planning import LAYERS, Ran, candidate, pull_profile, ran, uneven
 from tests.support.schedules import BYTES
 
 SETTINGS = (("all", 0), ("all", 1), ("all", 3), ("1/2", 0), ("1/2", 1), ("1/3", 1))
@@ -150,6 +151,20 @@ def test_an_unknown_transport_is_refused_without_a_profile() -> None:
 
     assert said.refusal == "how long a copy takes is unknown: pass a profile that `swtrace probe` wrote"
     assert said.saved_bytes > 0
+
+
+def test_an_unknown_stretch_is_that_of_the_other_sizes() -> None:
+    """If the probe could not know how copies of the layer's size slow compute down, other sizes say it."""
+
+    def probed(*stretches: Spread) -> float:
+        said = before.planner(pull_profile(*stretches)).predict(candidate("all", 1, pull=True))
+        assert said.step_ns is not None
+        return said.step_ns.value
+
+    before = ran(uneven())
+    unknown, free, held = Spread(1.0, 1.0, 1.0, 1.0), Spread(0.9, 1.0, 1.1, 1.0), Spread(1.4, 1.5, 1.6, 1.5)
+
+    assert probed(unknown, held) == probed(held, held) > probed(unknown) == probed(free)
 
 
 def test_a_prefetch_step_needs_enough_shared_layers() -> None:
