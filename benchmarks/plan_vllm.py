@@ -9,9 +9,12 @@ vLLM packs a weight that is not shared for oneDNN, whose kernel is faster than t
 planner knows that from a run that shares nothing. So the linears that are not shared keep plain weights here, except in
 the runs called *packed*, which show what this leaves out.
 
-A step is a decode step of the whole batch. Step time is the mean of the rank with the longest, stall that of the most
-stalled rank. Memory is what the linears of a rank hold in the end, each storage counted once. Needs vLLM:
-``.venv-vllm/bin/python -m benchmarks.plan_vllm``, which takes about a minute for each repetition.
+A step is a decode step of the whole batch. As by default, swtrace times the first 64 steps: the planner reads them, and
+they give the stall, of the most stalled rank. Almost all later steps are untimed, and tracing them costs less. Both
+step times are those of the rank with the longest: the mean of timed steps, and that of later ones by the wall clock,
+without the gap between steps. Memory is what the linears of a rank hold in the end, each storage counted once.
+
+Needs vLLM: ``.venv-vllm/bin/python -m benchmarks.plan_vllm``. A repetition takes a minute and a half.
 """
 
 from __future__ import annotations
@@ -25,8 +28,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +45,10 @@ from swtrace.trace.schema import Phase
 SERIES = "self_attn.o_proj"
 RANKS = 2
 PROMPTS = tuple((7 + request, 9, 11, 13) for request in range(4))
+LATER = 80
+"""Steps that are timed by the wall clock."""
+FIRST = 60
+"""Decode steps of which surely all are timed."""
 WARM_UP = 8
 """Decode steps that do not count."""
 
@@ -94,6 +103,8 @@ class Outcome:
     """What a run gave."""
 
     step_ms: float
+    """Of steps that are not timed."""
+    timed_ms: float
     stall: float
     memory_mib: float
     """0 where vLLM packs the weights out of sight."""
@@ -108,8 +119,18 @@ class Case:
     outcome: Outcome
 
 
-def held_bytes(llm: Any) -> int:
-    """Return the bytes that the series' linears hold in a rank, counting each storage once."""
+def measure(llm: Any) -> tuple[float, int]:
+    """Generate again; return ns per step in a rank, and the bytes that the series' linears hold."""
+    from vllm import SamplingParams
+
+    sampling = SamplingParams(temperature=0.0, max_tokens=LATER, ignore_eos=True, detokenize=False)
+    prompts = [{"prompt_token_ids": list(prompt)} for prompt in PROMPTS]
+    begin = time.monotonic_ns()
+    llm.generate(prompts, sampling, use_tqdm=False)
+    return (time.monotonic_ns() - begin) / LATER, _held_bytes(llm)
+
+
+def _held_bytes(llm: Any) -> int:
     worker = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
     storages = {
         parameter.untyped_storage().data_ptr(): parameter.untyped_storage().nbytes()
@@ -122,11 +143,11 @@ def held_bytes(llm: Any) -> int:
 class Bench:
     """Runs vLLM and swtrace in one folder."""
 
-    def __init__(self, folder: Path, model: TinyLlama, tokens: int) -> None:
+    def __init__(self, folder: Path, model: TinyLlama) -> None:
         """Write the model."""
         self._folder, self._layers, self._runs = folder, model.layers, 0
         model.save(folder / "model")
-        self._workload = Workload(folder / "model", PROMPTS, tokens, inspect=held_bytes)
+        self._workload = Workload(folder / "model", PROMPTS, FIRST + 8, inspect=measure)
         start_fork_server()
 
     def probe(self, layer_bytes: int) -> Path:
@@ -146,14 +167,13 @@ class Bench:
             "SWTRACE_DIR": str(rings),
             "SWTRACE_SERIES": SERIES,
             "SWTRACE_STRICT": "1",
-            "SWTRACE_TIME_EVERY": "1",
             **setting.environment,
         }
         workload = replace(self._workload, plain_linears=setting.plain(self._layers))
         ranks = run_ranks(workload, folder, ranks=RANKS, environment=environment)
         recording = folder / "run.swrec"
         self._swtrace("record", "--dir", str(rings), "--until-end", "--output", str(recording))
-        return _outcome(rings, max(rank.inspected for rank in ranks)), recording
+        return _outcome(rings, [rank.inspected for rank in ranks]), recording
 
     def plan(self, recording: Path, profile: Path, max_stall: str, settings: Sequence[Setting] = ()) -> dict[str, Any]:
         """Return the plan for a recording, with predictions for what is tried by default, or for these settings."""
@@ -164,7 +184,18 @@ class Bench:
         if settings:
             options += ["--prefetch-step", ",".join(str(each.prefetch_step) for each in settings if each.shares)]
         text = self._swtrace(
-            *("plan", str(recording), "--profile", str(profile), "--phase", "decode", "--warmup", str(WARM_UP)),
+            *(
+                "plan",
+                str(recording),
+                "--profile",
+                str(profile),
+                "--phase",
+                "decode",
+                "--warmup",
+                str(WARM_UP),
+                "--steps",
+                f":{FIRST}",
+            ),
             *("--max-stall", max_stall, *options, "--json"),
         )
         document: dict[str, Any] = json.loads(text)
@@ -176,16 +207,18 @@ class Bench:
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=self._folder).stdout
 
 
-def _outcome(rings: Path, held: int) -> Outcome:
+def _outcome(rings: Path, measured: Sequence[tuple[float, int]]) -> Outcome:
     with swtrace.open(rings) as session:
         steps = [step for step in session.steps() if step.common_phase is Phase.DECODE]
-    took, stalled = [], []
+    took, stalled, later = [], [], []
     for rank in range(RANKS):
-        of_rank = [step for step in steps if step.ended[rank]][WARM_UP:]
+        of_rank = [step for step in steps if step.ended[rank]][WARM_UP:FIRST]
+        gaps = [after.begin_ns[rank] - before.end_ns[rank] for before, after in pairwise(of_rank)]
+        later.append(measured[rank][0] - float(np.median(gaps)))
         took.append(statistics.mean(float(step.duration_ns[rank]) for step in of_rank))
         stalled.append(statistics.mean(float(step.stall_ns[rank].sum()) for step in of_rank))
     ratio = float((np.array(stalled) / np.array(took)).max())
-    return Outcome(max(took) / 1e6, ratio, held / 2**20)
+    return Outcome(max(later) / 1e6, max(took) / 1e6, ratio, max(held for _, held in measured) / 2**20)
 
 
 def cases(bench: Bench, profile: Path, repetitions: int, max_stall: str) -> Iterator[Case]:
@@ -210,15 +243,15 @@ def cases(bench: Bench, profile: Path, repetitions: int, max_stall: str) -> Iter
 
 def table(found: Sequence[Case]) -> Iterator[str]:
     """Yield a line for each run, ordered by setting, and one with the medians."""
-    yield (f"{'':<24}{'step time, ms':>42}{'stall, % of step time':>46}{'MiB of the linear':>23}")
+    yield (f"{'':<24}{'step time, ms':>50}{'stall, % of step time':>46}{'MiB of the linear':>23}")
     heads = f"{'predicted':>24}{'measured':>10}{'error':>8}{'':>8}"
-    yield f"{'setting':<24}{heads}{heads}{'predicted':>12}{'held':>6}"
+    yield f"{'setting':<24}{heads}{'timed':>8}{heads}{'predicted':>12}{'held':>6}"
     for setting in ordered(found):
         of_one = [case for case in found if case.setting == setting]
         for case in of_one:
             yield f"{setting!s:<24}{_step(case)}{_stall(case)}{_memory(case)}".rstrip()
         steps, stalls = [case.outcome.step_ms for case in of_one], [100 * case.outcome.stall for case in of_one]
-        yield f"{'  measured, median':<24}{_spread(steps, 'ms'):>34}{_spread(stalls, '%'):>50}"
+        yield f"{'  measured, median':<24}{_spread(steps, 'ms'):>34}{_spread(stalls, '%'):>58}"
 
 
 def ordered(found: Sequence[Case]) -> list[Setting]:
@@ -245,12 +278,12 @@ def summary(found: Sequence[Case]) -> str:
 
 
 def _step(case: Case) -> str:
-    measured = f"{case.outcome.step_ms:>10.1f}"
+    measured, timed = f"{case.outcome.step_ms:>10.1f}", f"{case.outcome.timed_ms:>8.1f}"
     if case.predicted is None:
-        return f"{'-':>24}{measured}{'':>16}"
+        return f"{'-':>24}{measured}{'':>16}{timed}"
     predicted, step = case.predicted["step_seconds"], case.outcome.step_ms
     error = 100 * (1e3 * predicted["value"] / step - 1)
-    return f"{_interval(predicted, 1e3):>24}{measured}{error:>+7.1f}%{_within(predicted, step / 1e3):>8}"
+    return f"{_interval(predicted, 1e3):>24}{measured}{error:>+7.1f}%{_within(predicted, step / 1e3):>8}{timed}"
 
 
 def _stall(case: Case) -> str:
@@ -290,7 +323,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--hidden", type=int, default=1024)
-    parser.add_argument("--tokens", type=int, default=136, help="of each request (default 136)")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--max-stall", default="2%", help="what the recommended settings may stall (default 2%%)")
     parser.add_argument("--keep", type=Path, help="new folder for the profile, the recordings and the ranks' logs")
@@ -306,7 +338,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="swtrace-plan-vllm-") as temporary:
         folder = arguments.keep or Path(temporary)
         folder.mkdir(exist_ok=True, parents=True)
-        bench = Bench(folder.absolute(), model, arguments.tokens)
+        bench = Bench(folder.absolute(), model)
         profile = bench.probe(layer_bytes)
         found = list(cases(bench, profile, arguments.repetitions, arguments.max_stall))
     print("", *table(found), "", summary(found), sep="\n")
