@@ -199,7 +199,7 @@ class Bench:
             *("--max-stall", max_stall, *options, "--json"),
         )
         document: dict[str, Any] = json.loads(text)
-        (plan,) = document["series"]
+        plan: dict[str, Any] = document["series"][0]
         return plan
 
     def _swtrace(self, *arguments: str) -> str:
@@ -260,19 +260,18 @@ def ordered(found: Sequence[Case]) -> list[Setting]:
 
 
 def summary(found: Sequence[Case]) -> str:
-    """Return one sentence on all cases whose setting differs from the recorded one."""
-    changed = [case for case in found if case.predicted is not None and case.setting.shares]
-    steps = [abs(100 * (1e3 * case.predicted["step_seconds"]["value"] / case.outcome.step_ms - 1)) for case in changed]
-    stalls = [abs(100 * (case.predicted["stall_ratio"]["value"] - case.outcome.stall)) for case in changed]
-    inside = [
-        sum(_inside(case.predicted[name], value(case)) for case in changed)
-        for name, value in (
-            ("step_seconds", lambda case: case.outcome.step_ms / 1e3),
-            ("stall_ratio", lambda case: case.outcome.stall),
-        )
-    ]
+    """Return one sentence on the runs that share."""
+    steps, stalls, inside = [], [], [0, 0]
+    for case in found:
+        if case.predicted is None or not case.setting.shares:
+            continue
+        step, stall, outcome = case.predicted["step_seconds"], case.predicted["stall_ratio"], case.outcome
+        steps.append(abs(1e5 * step["value"] / outcome.step_ms - 100))
+        stalls.append(100 * abs(stall["value"] - outcome.stall))
+        inside[0] += _inside(step, outcome.step_ms / 1e3)
+        inside[1] += _inside(stall, outcome.stall)
     return (
-        f"{len(changed)} runs that share: step time missed by {statistics.mean(steps):.1f} % on average, within the "
+        f"{len(steps)} runs that share: step time missed by {statistics.mean(steps):.1f} % on average, within the "
         f"interval in {inside[0]}; stall missed by {statistics.mean(stalls):.1f} points, within in {inside[1]}."
     )
 
