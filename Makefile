@@ -55,7 +55,7 @@ marked = $$(grep -rl 'mark\.$(1)\b' tests examples --include='test_*.py' | sort)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-vllm test test-repeat test-prometheus test-gpu test-vllm test-vllm-oldest lint format bench bench-tracing bench-scrape fuzz soak dashboards manifests test-helm check-schemas constraints package docs clean
+.PHONY: help demo demo-vllm test test-repeat test-prometheus test-gpu test-vllm test-vllm-oldest lint format bench bench-plan bench-tracing bench-scrape fuzz soak dashboards manifests test-helm check-schemas constraints package docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -113,6 +113,9 @@ bench-tracing: $(VLLM_VENV)/.stamp ## measure what tracing costs a rank of real 
 
 bench-scrape: $(VENV)/.stamp ## measure what a scrape of the daemon costs, for 8 and 64 ranks
 	$(BIN)/python benchmarks/scraping.py $(ARGS)
+
+bench-plan: $(VENV)/.stamp ## compare what the planner predicts with what then happens, into benchmarks/results/plan.txt
+	$(BIN)/python -m benchmarks.plan $(ARGS) | tee benchmarks/results/plan.txt
 
 fuzz: $(VENV)/.stamp ## feed readers CASES damaged rings, recordings and requests; any error but the documented ones is a failure
 	$(BIN)/python -m benchmarks.fuzz --cases $(CASES) $(ARGS)

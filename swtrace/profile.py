@@ -65,6 +65,8 @@ class Timing:
     seconds: Spread
     """From the issue of a transfer by its last rank to its arrival at a receiver. With several under way, this
     includes the time for which it shares the channel with them or queues behind them."""
+    issue_seconds: Spread
+    """What the call takes that issues a transfer: the time that a forward loses even if the transfer is hidden."""
     compute_stretch: Spread | None
     """How many times as long the ranks' compute took while a transfer was under way as without: 1.0 if the transfers
     do not affect it, or are too short to know it. None if the ranks did not compute."""
@@ -269,6 +271,7 @@ def _timing(item: object, where: str) -> Timing:
         computing=computing,
         samples=_whole(found, "samples", where, 1),
         seconds=_spread(found["seconds"], f"{where}.seconds"),
+        issue_seconds=_spread(found["issue_seconds"], f"{where}.issue_seconds"),
         compute_stretch=None if stretch is None else _spread(stretch, f"{where}.compute_stretch"),
     )
 

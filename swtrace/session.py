@@ -78,24 +78,38 @@ class Session(Closing):
 
     def stall_seconds(self, **selection: Any) -> float:
         """Return the stall of all selected waits in seconds."""
-        return self.sums(**selection).stall_ns * 1e-9
+        return self._sums_of_shared(**selection).stall_ns * 1e-9
 
     def stall_ratio(self, **selection: Any) -> float | None:
         """Return stall divided by step time; None if the step time is unknown."""
-        return self.sums(**selection).stall_ratio
+        return self._sums_of_shared(**selection).stall_ratio
 
     def efficiency(self, **selection: Any) -> float | None:
         """Return the prefetch efficiency; None if nothing was transferred."""
-        return self.sums(**selection).efficiency
+        return self._sums_of_shared(**selection).efficiency
 
     def on_time_rate(self, **selection: Any) -> float | None:
         """Return the share of waits that were on time; None if there was no wait."""
-        return self.sums(**selection).on_time_rate
+        return self._sums_of_shared(**selection).on_time_rate
 
     def occupancy(self, **selection: Any) -> dict[str, float]:
         """Return how many of a rank's windows are free, inflight, ready and in use, averaged over time and ranks."""
-        self.sums(**selection)  # raises an error if nothing is selected
+        self._sums_of_shared(**selection)  # raises an error if nothing is selected
         return occupancy(self.steps(), Selection.of(selection))
+
+    def _sums_of_shared(self, **selection: Any) -> Recent:
+        """Return the sums over the selected waits.
+
+        Raises:
+            EmptySelectionError: no recorded step is selected, or no recorded series is shared. Without a wait that
+                could stall, any figure would look as if all was hidden.
+        """
+        recent = self.sums(**selection)
+        series = self.facts().series
+        if not recent.waits and not any(each.shared for each in series if each.ranks):
+            names = ", ".join(dict.fromkeys(each.key.name for each in series))
+            raise EmptySelectionError(f"nothing is shared: {names} is only observed (SWTRACE_SHARE=none)")
+        return recent
 
     def _empty_selection(self, wanted: Selection) -> EmptySelectionError:
         """Return the error for an empty selection, which lists what was recorded."""

@@ -31,6 +31,7 @@ def timing(nbytes: int, seconds: float, *, concurrent: int = 1, stretch: float |
         computing=stretch is not None,
         samples=20,
         seconds=spread(seconds),
+        issue_seconds=spread(seconds / 10),
         compute_stretch=None if stretch is None else spread(stretch),
     )
 

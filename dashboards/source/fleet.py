@@ -139,7 +139,7 @@ def fleet() -> Dashboard:
                 Ask(queries.RANKS_BY_STALL_RATIO),
                 (
                     *("rank", "host_name", "series", "instance", "run", "model", "transport", "windows", "num_layers"),
-                    *("group_size", "clock", "swtrace_version"),
+                    *("stack_layers", "group_size", "clock", "swtrace_version"),
                 ),
                 value=panels.Value(
                     "Stall ratio",

@@ -21,7 +21,7 @@ from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import size
 from swtrace.cli.signals import exit_in_order
 from swtrace.settings import Settings
-from swtrace.units import counted
+from swtrace.units import counted, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,6 +36,8 @@ _MAX_RANKS = 64
 _LARGEST = "16M"
 _RENDEZVOUS = timedelta(seconds=120)
 _LINE_S = 5.0
+_READY = "ready"
+"""What a rank that this command started prints before it meets the others."""
 _LOCAL = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
 """Variables of ranks that this command starts. Values that are already set win."""
 
@@ -90,7 +92,7 @@ def probe(
     sizes = (size(largest, "--largest"), *(size(each, "--bytes") for each in exact or ()))
     if output is not None:
         refuse_existing(output, force=force)
-    launched = _launched(ranks)
+    launched = _launched(ranks, meet)
     exit_in_order()
     settings = Settings.from_environment()
     with ExitStack() as stack:
@@ -99,7 +101,8 @@ def probe(
             meet = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swtrace-probe-")), "meet")
             options = ["--largest", largest, *(word for each in exact or () for word in ("--bytes", each))]
             started = _start_ranks(stack, ranks or _RANKS, [*options, "--seconds", str(seconds), "--meet", str(meet)])
-        outcome = _measure(sizes, seconds, settings, meet)
+        _await(started)
+        outcome = _measure(sizes, seconds, settings, meet, started)
         while any(child.readable for child in started):  # a rank that is terminated while it exits says so
             wait_for_lines(started, _LINE_S)
             for child in started:
@@ -124,11 +127,11 @@ def _report(outcome: Outcome, output: Path | None, *, as_json: bool) -> None:
 # ---- the ranks -------------------------------------------------------------------------------------
 
 
-def _launched(ranks: int | None) -> bool:
+def _launched(ranks: int | None, meet: Path | None) -> bool:
     """Return whether a launcher, such as torchrun, started this process as one rank of a world.
 
     Raises:
-        CommandError: its world does not fit the options, or has only one rank.
+        CommandError: its world does not fit the options, has only one rank, or has no place to meet.
     """
     world = os.environ.get("WORLD_SIZE")
     if world is None or "RANK" not in os.environ:
@@ -139,6 +142,10 @@ def _launched(ranks: int | None) -> bool:
         )
     if world == "1":
         raise CommandError("a world of one rank has nothing to transfer; start at least two", ExitCode.USAGE)
+    if meet is None and "MASTER_ADDR" not in os.environ:
+        raise CommandError(
+            "RANK is set, but not MASTER_ADDR; start the ranks with torchrun, or unset RANK", ExitCode.USAGE
+        )
     return True
 
 
@@ -153,7 +160,26 @@ def _start_ranks(stack: ExitStack, world: int, options: Sequence[str]) -> list[C
     return started
 
 
-def _measure(sizes: Sequence[int], seconds: float, settings: Settings, meet: Path | None) -> Outcome | None:
+def _await(started: Sequence[Child]) -> None:
+    """Wait until the ranks have imported torch and are about to meet this one.
+
+    Raises:
+        CommandError: one of them ended.
+    """
+    import torch.distributed  # noqa: F401 (while they do)
+
+    waiting = list(started)
+    while waiting:
+        wait_for_lines(waiting, _LINE_S)
+        waiting = [child for child in waiting if not child.lines()]
+        for rank, child in enumerate(started, 1):
+            if not child.readable:
+                raise CommandError(f"rank {rank} ended before it could be timed", ExitCode.RANK_LOST)
+
+
+def _measure(
+    sizes: Sequence[int], seconds: float, settings: Settings, meet: Path | None, started: Sequence[Child]
+) -> Outcome | None:
     """Join the world and measure. Return the outcome on rank 0, and None on all other ranks.
 
     The ranks meet at a file that the command made, or where their launcher says.
@@ -171,6 +197,8 @@ def _measure(sizes: Sequence[int], seconds: float, settings: Settings, meet: Pat
     torch.set_grad_enabled(False)
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     where = "env://" if meet is None else f"file://{meet}"
+    if rank and meet is not None:
+        data().print(_READY)
     try:
         dist.init_process_group("gloo", init_method=where, rank=rank, world_size=world, timeout=_RENDEZVOUS)
         extent = Extent.up_to(sizes[0], sizes[1:], seconds=seconds)
@@ -178,7 +206,9 @@ def _measure(sizes: Sequence[int], seconds: float, settings: Settings, meet: Pat
             outcome = probe(RankGroup.world(), extent, settings, progress=shown)
         dist.destroy_process_group()
     except RuntimeError as error:
-        raise CommandError(f"the probe ended because a rank was lost: {reason(error)}", ExitCode.RANK_LOST) from error
+        ended = [rank for rank, child in enumerate(started, 1) if child.status is not None]
+        who = listed("rank", ended) if ended else "a rank"
+        raise CommandError(f"the probe ended because it lost {who}: {reason(error)}", ExitCode.RANK_LOST) from error
     return outcome if rank == 0 else None
 
 

@@ -57,6 +57,9 @@ def run(
     ],
     *,
     series: Annotated[str | None, _setting("Linears to share, by path in a decoder layer.", "PATH,...")] = None,
+    share: Annotated[
+        str | None, _setting("Which layers of them to share: all, a part such as 1/2, or a list.", "PART")
+    ] = None,
     prefetch_step: Annotated[str | None, _setting("How many layers ahead a broadcast starts.", "K")] = None,
     group: Annotated[str | None, _choice("Group of ranks that share weights", "GROUP", GROUPS)] = None,
     windows: Annotated[str | None, _choice("Window policy", "POLICY", WINDOWS)] = None,
@@ -86,6 +89,7 @@ def run(
     """
     given = {
         "series": series,
+        "share": share,
         "prefetch_step": prefetch_step,
         "group": group,
         "windows": windows,

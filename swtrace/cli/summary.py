@@ -35,7 +35,7 @@ class SeriesRankSummary:
     step_seconds: float | None
     """Mean of the recent steps."""
     stall_seconds: float | None
-    """Mean stall per recent step."""
+    """Mean stall per recent step; None if the series is only observed."""
     stall_ratio: float | None
     on_time_rate: float | None
     efficiency: float | None
@@ -43,7 +43,8 @@ class SeriesRankSummary:
     cause_seconds: dict[str, float]
     """Total stall of the recent steps, by proximate cause."""
     excess_seconds: float | None
-    """Mean per step: this rank's compute on the critical path beyond the ranks' median; None in a pull series."""
+    """Mean per step: this rank's compute on the critical path beyond the ranks' median; None in a pull series, or of a
+    rank alone."""
     broadcast_bytes: int
     """Bytes of all broadcasts since the start in which this rank took part."""
     owned_bytes: int
@@ -80,6 +81,8 @@ class SeriesSummary:
     prefetch_step: int
     windows: str
     transport: str
+    sharing: str
+    """How its layers are shared, in words."""
     group_ranks: tuple[int, ...]
     ranks: tuple[SeriesRankSummary, ...]
     straggler: StragglerSummary | None
@@ -167,6 +170,7 @@ def _series(facts: SeriesFacts, steps: Sequence[StepFacts], died: Collection[Ran
         prefetch_step=info.prefetch_step,
         windows=info.windows,
         transport=info.transport,
+        sharing=info.sharing,
         group_ranks=tuple(facts.key.group_ranks),
         ranks=tuple(_rank(rank) for rank in facts.ranks),
         straggler=None if facts.straggler is None else _straggler(facts.straggler),
@@ -176,6 +180,7 @@ def _series(facts: SeriesFacts, steps: Sequence[StepFacts], died: Collection[Ran
 
 def _rank(facts: SeriesRankFacts) -> SeriesRankSummary:
     info, totals, recent = facts.info, facts.totals, facts.recent
+    compared = info.lockstep and len(info.group_ranks) > 1
     return SeriesRankSummary(
         rank=facts.rank.rank,
         host=facts.host,
@@ -185,19 +190,19 @@ def _rank(facts: SeriesRankFacts) -> SeriesRankSummary:
         unwaited_steps=totals.unwaited_steps,
         recent_steps=recent.steps,
         step_seconds=_mean(recent.step_ns, recent.steps),
-        stall_seconds=_mean(recent.stall_ns, recent.steps),
+        stall_seconds=_mean(recent.stall_ns, recent.steps) if info.shared else None,
         stall_ratio=recent.stall_ratio,
         on_time_rate=recent.on_time_rate,
         efficiency=recent.efficiency,
         bandwidth_bytes_per_second=recent.bandwidth,
         cause_seconds={cause.value: int(ns) * _NS for cause, ns in recent.cause_ns.items()},
-        excess_seconds=_mean(recent.excess_ns, recent.path_steps) if info.lockstep else None,
+        excess_seconds=_mean(recent.excess_ns, recent.path_steps) if compared else None,
         broadcast_bytes=int(totals.bytes),
         owned_bytes=info.owned_bytes,
         window_bytes=info.window_bytes,
         held_bytes=facts.held_bytes,
         replicated_bytes=info.replicated_bytes,
-        saved_ratio=1 - facts.held_bytes / info.replicated_bytes if info.replicated_bytes else None,
+        saved_ratio=1 - facts.held_bytes / info.replicated_bytes if info.shared and info.replicated_bytes else None,
     )
 
 

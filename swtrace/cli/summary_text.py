@@ -55,8 +55,8 @@ def print_summary(summary: Summary, console: Console, *, over: str = "the last {
 def _title(series: SeriesSummary) -> str:
     layers = extent(series.layers, series.start_layer, series.stack_layers)
     return (
-        f"[bold]series {escape(series.name)}[/]  {layers}, {len(series.group_ranks)} ranks, "
-        f"prefetch step {series.prefetch_step}, {series.windows} windows, {series.transport}"
+        f"[bold]series {escape(series.name)}[/]  {layers}, {units.counted(len(series.group_ranks), 'rank')}, "
+        f"{series.sharing}"
     )
 
 

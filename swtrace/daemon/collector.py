@@ -91,13 +91,17 @@ class SeriesRow(RankRow):
     entry: SeriesEntry
     facts: SeriesRankFacts | None
 
-    def occupancy(self) -> dict[Occupancy, int]:
-        """Return the number of windows in each state."""
+    def occupancy(self) -> dict[Occupancy, int] | None:
+        """Return the number of windows in each state; None if the series is only observed."""
+        if not self.entry.info.shared:
+            return None
         states = [window.state for window in self.entry.windows]
         return {state: states.count(state) for state in Occupancy}
 
-    def prefetch_step(self) -> dict[str, int]:
-        """Return the configured prefetch step and, once known, the effective one."""
+    def prefetch_step(self) -> dict[str, int] | None:
+        """Return the configured prefetch step and, once known, the effective one; None if nothing is shared."""
+        if not self.entry.info.shared:
+            return None
         effective = self.facts.effective_prefetch_step if self.facts else None
         return {"configured": self.entry.info.prefetch_step} | ({} if effective is None else {"effective": effective})
 
@@ -138,11 +142,9 @@ class FactsRow(RankRow):
     compared: Comparison | None
     """What the plan predicts for the series."""
 
-    def transfer_duration(self) -> dict[str, Distribution]:
-        """Return durations of broadcasts or copies by role. The owner of a layer that others copy has none."""
-        totals = self.facts.totals
-        sent = {"source": totals.sent_duration} if self.facts.info.lockstep else {}
-        return sent | {"receiver": totals.received_duration}
+    def step_duration(self) -> dict[str, Distribution]:
+        """Return step durations of the phases that have occurred. All five would make up half of an exposition."""
+        return {phase: steps for phase, steps in self.facts.totals.step_duration.items() if steps.count}
 
     def planned_step(self) -> dict[str, float] | None:
         """Return the step time by the plan, in seconds, and as measured; None without a plan for this run."""
@@ -163,9 +165,16 @@ class FactsRow(RankRow):
         figures = {"predicted": interval.value, "low": interval.low, "high": interval.high}
         return figures | ({"measured": measured(recent)} if recent is not None and recent.steps else {})
 
-    def step_duration(self) -> dict[str, Distribution]:
-        """Return step durations of the phases that have occurred. All five would make up half of an exposition."""
-        return {phase: steps for phase, steps in self.facts.totals.step_duration.items() if steps.count}
+
+@dataclass(frozen=True, slots=True)
+class SharedRow(FactsRow):
+    """The same, if its layers are shared. An observed series has nothing that moves or stalls, so no such samples."""
+
+    def transfer_duration(self) -> dict[str, Distribution]:
+        """Return durations of broadcasts or copies by role. The owner of a layer that others copy has none."""
+        totals = self.facts.totals
+        sent = {"source": totals.sent_duration} if self.facts.info.lockstep else {}
+        return sent | {"receiver": totals.received_duration}
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,14 +305,14 @@ _DECLARED = (
     Metric(
         "gauge",
         "swtrace_stall_seconds",
-        FactsRow,
+        SharedRow,
         lambda row: None if row.facts.last_stall_ns is None else row.facts.last_stall_ns / 1e9,
         "Stall of the last timed step, summed over its layers.",
     ),
     Metric(
         "histogram",
         "swtrace_wait_stall_seconds",
-        FactsRow,
+        SharedRow,
         lambda row: row.facts.totals.stall,
         "How long a receiver's wait was blocked for its weight. One observation per wait of a timed step.",
         exemplars=lambda row: row.slowest,
@@ -311,29 +320,29 @@ _DECLARED = (
     Metric(
         "histogram",
         "swtrace_prefetch_slack_seconds",
-        FactsRow,
+        SharedRow,
         lambda row: row.facts.totals.slack,
         "How long a receiver's weight was ready before its wait began. One observation per wait of a timed step.",
     ),
     Metric(
         "histogram",
         "swtrace_broadcast_duration_seconds",
-        FactsRow,
-        FactsRow.transfer_duration,
+        SharedRow,
+        SharedRow.transfer_duration,
         "Time from issued to ready of a broadcast or copy, queueing included, by role of the rank.",
         by="role",
     ),
     Metric(
         "counter",
         "swtrace_broadcast_bytes_total",
-        FactsRow,
+        SharedRow,
         lambda row: row.facts.totals.bytes,
         "Payload bytes of all broadcasts that the rank took part in; in a pull series, of its own copies.",
     ),
     Metric(
         "counter",
         "swtrace_stall_cause_seconds_total",
-        FactsRow,
+        SharedRow,
         lambda row: {cause: cause_ns / 1e9 for cause, cause_ns in row.facts.totals.cause_ns.items()},
         "Stall by proximate cause. The causes sum to the total stall.",
         by="cause",
@@ -341,7 +350,7 @@ _DECLARED = (
     Metric(
         "counter",
         "swtrace_waits_total",
-        FactsRow,
+        SharedRow,
         lambda row: row.facts.totals.waits,
         "Waits by outcome. The outcomes sum to all waits.",
         by="outcome",
@@ -350,7 +359,7 @@ _DECLARED = (
     Metric(
         "gauge",
         "swtrace_prefetch_efficiency_ratio",
-        FactsRow,
+        SharedRow,
         lambda row: row.facts.recent.efficiency,
         "1 - (stall without its skew) / transfer, over the last 64 steps. 1 means that all transfer was hidden.",
     ),
@@ -360,7 +369,11 @@ _DECLARED = (
         FactsRow,
         # The critical path is unknown if ranks of the group are not read, or their clocks are not aligned. The ranks of
         # a pull series have none in common.
-        lambda row: row.excess_share if row.facts.recent.path_steps and row.facts.info.lockstep else None,
+        lambda row: (
+            row.excess_share
+            if row.facts.recent.path_steps and row.facts.info.lockstep and len(row.facts.info.group_ranks) > 1
+            else None
+        ),
         "Excess compute of the straggler on the critical path, as a share of step time; 0 for all other ranks.",
     ),
     Metric(
@@ -676,8 +689,10 @@ class SnapshotCollector(Collector):
                 series = series_facts.get(key)
                 yield SeriesRow(labels, rank.rank, entry, series)
                 if series is not None:
-                    excess = stragglers.get(key, 0.0)
-                    of_bucket = snapshot.exemplars.get(key, {})
-                    yield FactsRow(labels, rank.rank, series, of_bucket, excess, compared.get(key[1]))
+                    of_bucket, excess = snapshot.exemplars.get(key, {}), stragglers.get(key, 0.0)
+                    row = labels, rank.rank, series, of_bucket, excess, compared.get(key[1])
+                    yield FactsRow(*row)
+                    if series.info.shared:
+                        yield SharedRow(*row)
                 if key in clocks:
                     yield ClockRow(labels, rank.rank, clocks[key])

@@ -119,8 +119,11 @@ class PerfettoWriter:
             "step": step.step,
             "tokens": int(step.tokens[rank]),
             "requests": int(step.requests[rank]),
-            "stall_ns": int(step.stall_ns[rank].sum()),
-            "transfer_ns": int(step.transfer_ns[rank].sum()),
+            **(
+                {"stall_ns": int(step.stall_ns[rank].sum()), "transfer_ns": int(step.transfer_ns[rank].sum())}
+                if step.shared
+                else {}
+            ),
             **({"entry_skew_ns": int(step.entry_skew_ns[rank])} if step.entry_known else {}),
             **(
                 {"clock_bound_ns": bound_ns} if (bound_ns := int(step.clock_bound_ns[rank])) and step.comparable else {}

@@ -25,11 +25,12 @@ def effective_prefetch_step(facts: SeriesFacts) -> Finding | None:
     for rank in facts.ranks:
         effective, configured = rank.effective_prefetch_step, rank.info.prefetch_step
         if effective is not None and effective != configured:
+            ahead = units.counted(effective, rank.info.layer_term)
             return Finding(
                 "effective_prefetch_step",
                 Level.BAD,
-                f"Rank {facts.named(rank.rank.rank)} issues some {facts.moves} {units.counted(effective, 'layer')} "
-                f"ahead instead of the configured {configured}.",
+                f"Rank {facts.named(rank.rank.rank)} issues some {facts.moves} {ahead} ahead instead of the configured "
+                f"{configured}.",
                 {"effective": effective, "configured": configured},
                 rank=rank.rank.rank,
                 advice="Register the layers in the order in which the forward reaches them.",
@@ -42,10 +43,13 @@ def aborted(facts: SeriesFacts) -> Finding | None:
     aborted = max((rank.totals.aborted_steps for rank in facts.ranks), default=0)
     if not aborted:
         return None
+    rest = (
+        f"; the remaining {facts.moves} were still issued" if facts.shared else " or did not reach all layers in order"
+    )
     return Finding(
         "aborted",
         Level.WARNING,
-        f"{units.counted(aborted, 'step')} ended early; the remaining {facts.moves} were still issued.",
+        f"{units.counted(aborted, 'step')} ended early{rest}.",
         {"aborted_steps": aborted},
     )
 
@@ -62,11 +66,12 @@ def untimed(facts: SeriesFacts) -> Finding | None:
         if steps
     ]
     unasked = untimed - totals.untimed_steps.get("sampled", 0)
+    figures = "stall, on-time rate and efficiency cover" if facts.shared else "durations cover"
     return Finding(
         "untimed",
         Level.WARNING if unasked > _NOISE_SHARE * totals.steps else Level.NOTE,
         f"{untimed} of {units.counted(totals.steps, 'step')} {'is' if untimed == 1 else 'are'} untimed: "
-        f"{', '.join(why)}. They are counted, but stall, on-time rate and efficiency cover only timed steps.",
+        f"{', '.join(why)}. They are counted, but {figures} only timed steps.",
         {"steps": totals.steps, "untimed_steps": untimed, **totals.untimed_steps},
     )
 
@@ -93,7 +98,8 @@ def unwaited(facts: SeriesFacts) -> Finding | None:
     return Finding(
         "unwaited",
         Level.NOTE,
-        f"{units.counted(unwaited, 'step')} waited for no layer, as in a profile run.",
+        f"{units.counted(unwaited, 'step')} {'waited for no layer' if facts.shared else 'called no linear'}, as in a "
+        "profile run.",
         {"unwaited_steps": unwaited},
     )
 
@@ -120,7 +126,7 @@ def untraced(facts: SeriesFacts) -> Finding | None:
         return None
     said = "; ".join(f"rank {facts.named(rank)} runs untraced: {reason}" for rank, reason in sorted(reasons.items()))
     them = "it" if len(reasons) == 1 else "them"
-    unknown = f"; stalls that depend on {them} have no known cause" if facts.lockstep else ""
+    unknown = f"; stalls that depend on {them} have no known cause" if facts.lockstep and facts.shared else ""
     return Finding(
         "untraced",
         Level.WARNING,

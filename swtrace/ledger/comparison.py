@@ -69,15 +69,15 @@ class Comparison:
     @property
     def finding(self) -> Finding:
         """The sentence of the verdict."""
-        settings = "settings" if self.planned.differs else "batches"
-        advice = f"Run with the plan's {settings}, or plan for these: `swtrace plan`."
         if self.differs:
-            said = f"The plan is for other {settings} and predicts nothing for this run: {self.differs}."
-            return Finding("plan_differs", Level.WARNING if self.planned.differs else Level.NOTE, said, advice=advice)
+            level, other = (Level.WARNING, "settings") if self.planned.differs else (Level.NOTE, "batches")
+            said = f"The plan is for other {other} and predicts nothing for this run: {self.differs}."
+            return Finding("plan_differs", level, said, advice=f"Plan for these {other}: `swtrace plan`.")
         kind, level, said, advice = "as_planned", Level.NOTE, "The run is as planned.", ""
         if self.steps < _MIN_STEPS:
-            steps = units.counted(self.steps, f"{self.planned.phase} step".strip())
-            kind, said = "plan_untested", f"Only {steps} can be compared with the plan."
+            noun = " ".join(filter(None, ("timed", self.planned.phase.removeprefix("other"), "step")))
+            steps = f"Only {units.counted(self.steps, noun)}" if self.steps else f"No {noun}"
+            kind, said = "plan_untested", f"{steps} can be compared with the plan so far."
         elif self.worse:
             kind, level = "plan_missed", Level.WARNING
             said = f"The {' and the '.join(self.worse)} {'is' if len(self.worse) == 1 else 'are'} above the plan."

@@ -219,6 +219,11 @@ class StepFacts(_LazyFacts):
         return facts
 
     @property
+    def shared(self) -> bool:
+        """Whether the layers are shared, and not only observed."""
+        return all(info is None or info.shared for info in self.infos)
+
+    @property
     def only_rank(self) -> RankKey | None:
         """The rank whose step this is, in a pull series; None if all ranks run the step together."""
         return None if self.of_rank is None else self.ranks[self.of_rank]
@@ -239,6 +244,15 @@ class StepFacts(_LazyFacts):
         phases = set(self.phase[self.ended].tolist())
         real = phases - {int(Phase.DUMMY)} or phases
         return Phase(real.pop()) if len(real) == 1 else Phase.MIXED if real else Phase.OTHER
+
+    @property
+    def layer_ns(self) -> Nanoseconds:
+        """``[rank, position]``: of an observed series, the time from a layer's reach to the next layer's.
+
+        0 for the last layer, after which the step goes on, and where a record is missing.
+        """
+        known = self.present[:, :-1] & self.present[:, 1:]
+        return np.pad(np.where(known, np.diff(self.issued_ns, axis=1), 0), ((0, 0), (0, 1)))
 
     @property
     def aborted(self) -> bool:
@@ -347,8 +361,8 @@ class Recent:
 
     @property
     def stall_ratio(self) -> float | None:
-        """``sum(stall) / step time``; None without a finished step."""
-        return self.stall_ns / self.step_ns if self.step_ns > 0 else None
+        """``sum(stall) / step time``; None without a finished step, or a wait that could stall."""
+        return self.stall_ns / self.step_ns if self.step_ns > 0 and self.waits else None
 
     @property
     def on_time_rate(self) -> float | None:
@@ -442,6 +456,11 @@ class SeriesFacts:
     def lockstep(self) -> bool:
         """Whether the ranks run the same steps, so that they can be compared."""
         return all(rank.info.lockstep for rank in self.ranks)
+
+    @property
+    def shared(self) -> bool:
+        """Whether the layers are shared. Otherwise the series is observed: nothing moves, and nothing can stall."""
+        return all(rank.info.shared for rank in self.ranks)
 
     @property
     def moves(self) -> str:

@@ -374,7 +374,8 @@ class Ledger:
                 epsilon_ns=self._epsilon_ns,
                 source=source,
                 prefetch_step=info.prefetch_step,
-                sends=info.lockstep,
+                sends=info.lockstep and info.shared,
+                receives=info.shared,
             ),
             latest=Latest(ranks),
             recent=RecentSteps(self._recent_steps, len(key.group_ranks), info.layer_bytes),
@@ -566,10 +567,12 @@ class Ledger:
                     totals=totals[place],
                     recent=recent[member.info.rank_in_group],
                     last_step=series.latest.step(place),
-                    last_stall_ns=series.latest.stall_ns(place),
-                    effective_prefetch_step=series.latest.effective_prefetch_step(place),
+                    last_stall_ns=series.latest.stall_ns(place) if member.info.shared else None,
+                    effective_prefetch_step=series.latest.effective_prefetch_step(place)
+                    if member.info.shared
+                    else None,
                     last_record=series.totals.last_step(place),
-                    recent_as_planned=as_planned and as_planned[member.info.rank_in_group],
+                    recent_as_planned=None if as_planned is None else as_planned[member.info.rank_in_group],
                 )
                 for place, member in sorted(series.members.items())
             ),

@@ -86,14 +86,24 @@ class TotalsCounter:
         prefetch_step: k.
         sends: Whether a source sends its layers. The source of a pull series does nothing, and its records of its own
             layers are about no transfer.
+        receives: Whether the other ranks receive them. In an observed series, each rank has all layers.
     """
 
-    def __init__(self, *, ranks: int, epsilon_ns: int, source: _Int, prefetch_step: int, sends: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        ranks: int,
+        epsilon_ns: int,
+        source: _Int,
+        prefetch_step: int,
+        sends: bool = True,
+        receives: bool = True,
+    ) -> None:
         self._ranks, self._epsilon_ns, self._sends = ranks, epsilon_ns, sends
         self._sent = _SENT & sends
         """Which classes of transfers are sent."""
         self._layers = len(source)
-        self._owned = np.bincount(source, minlength=ranks)
+        self._owned = np.bincount(source, minlength=ranks) if receives else np.full(ranks, len(source))
         """``[rank]``: broadcasts per step whose source the rank is."""
         self._prefilled = min(prefetch_step, self._layers)
         self._owned_prefilled = np.bincount(source[:prefetch_step], minlength=ranks)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace import units
-from swtrace.ledger import caveats
+from swtrace.ledger import caveats, observed
 from swtrace.ledger.channel import SERIAL
 from swtrace.ledger.comparison import compare
 from swtrace.ledger.facts import CAUSES, Cause, Outcome, SeriesFacts, SeriesRankFacts, StepFacts
@@ -83,7 +83,7 @@ def _died(facts: SeriesFacts, dead: Sequence[int]) -> Finding:
 
 
 def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
-    headline = _headline(facts)
+    headline = _headline(facts) if facts.shared else observed.headline(facts)
     whole = [step for step in steps if not step.partial]
     found = [
         caveats.untraced(facts),
@@ -92,7 +92,16 @@ def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
         caveats.untimed(facts),
         caveats.missing_records(len(steps), len(steps) - len(whole)),
     ]
-    if headline.kind not in {"nothing", "bypassed"}:
+    if headline.kind == observed.KIND:
+        regular = [step for step in whole if not step.aborted]
+        found = [
+            _straggler(facts),
+            observed.compute(facts, regular),
+            *found,
+            caveats.unwaited(facts),
+            caveats.machine_noise(regular),
+        ]
+    elif headline.kind not in {"nothing", "bypassed"}:
         regular = [step for step in whole if not step.aborted]
         judged = judged_steps(facts, regular)
         found = [
@@ -160,6 +169,8 @@ def _headline(facts: SeriesFacts) -> Finding:
         )
     judged = [rank for rank in ranks if rank.recent.stall_ratio is not None]
     if not judged:
+        if any(rank.recent.steps for rank in ranks):
+            return Finding("nothing", Level.NOTE, "No recent step waited for a layer, so there is nothing to judge.")
         if any(rank.last_step is not None for rank in ranks):
             return Finding(
                 "nothing", Level.WARNING, "Every finished step lacks some records, so there is nothing to judge."
@@ -338,8 +349,7 @@ def _channel(steps: Sequence[StepFacts]) -> Finding | None:
         return None
     only = known[-1].only_rank
     rank, on = None if only is None else only.rank, _on(known)
-    info = next(info for info in known[-1].infos if info is not None)
-    each = "layer" if info.num_layers == info.stack_layers else "shared layer"
+    each = next(info.layer_term for info in known[-1].infos if info is not None)
     transfer, channel_is = ("Transfer", "the channel is") if only is None else (f"{on}transfer", "its copier is")
     if per_layer > _TIGHT * computed and exposed > 0:
         return Finding(

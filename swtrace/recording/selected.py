@@ -122,7 +122,9 @@ class SelectedSteps:
                 replace(
                     rank,
                     recent=found.sums.get(rank.info.rank_in_group, Total()).recent(),
-                    recent_as_planned=planned and found.as_planned.get(rank.info.rank_in_group, Total()).recent(),
+                    recent_as_planned=None
+                    if planned is None
+                    else found.as_planned.get(rank.info.rank_in_group, Total()).recent(),
                 )
                 for rank in facts.ranks
             ),

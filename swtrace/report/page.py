@@ -103,9 +103,7 @@ def _series(
     info = facts.ranks[0].info
     ranks = units.counted(len(facts.key.group_ranks), "rank")
     run = f"run {facts.key.run_id}: " if name_run else ""
-    about = (
-        f"{run}{info.extent} on {ranks}, prefetch step {info.prefetch_step}, {info.windows} windows, {info.transport}"
-    )
+    about = f"{run}{info.extent} on {ranks}, {info.sharing}"
     if len(facts.hosts) > 1:
         about += f"; {units.placed(facts.hosts)}"
     seen: set[str] = set()
@@ -117,8 +115,9 @@ def _series(
         f'<ul class="verdict">{findings}</ul>{coverage_note}',
     ]
     if found is not None and found.steps:
-        parts += [_table(facts, words), _over_time(facts, found), _causes(facts, found, words), _heat(found)]
-        parts += [_slack(found, words), _slowest(facts, found)]
+        parts += [_table(facts, words), _over_time(facts, found), _causes(facts, found, words)]
+        parts += [_heat(found), _slack(found, words)] if facts.shared else []
+        parts.append(_slowest(facts, found))
     return "\n".join(parts)
 
 

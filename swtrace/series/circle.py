@@ -73,6 +73,8 @@ class Batch(NamedTuple):
 class Circle(Generic[Observer]):
     """Runs the steps of a series on one rank."""
 
+    unwaited_warning = _UNWAITED
+    """What the log says about the first step that leaves layers without a wait."""
     captures_graphs = False
     """Whether a forward can be captured into a graph, which then holds one wait per layer."""
 
@@ -471,7 +473,7 @@ class Circle(Generic[Observer]):
         unwaited = self._num_layers - self._waits if StepFlag.ABORTED not in flags else 0
         if unwaited > self.most_unwaited:
             if not (self.most_unwaited or self.compiled or self._reads_what_is_kept(step)):
-                logger.warning(_UNWAITED, self._where, unwaited, self._num_layers)
+                logger.warning(self.unwaited_warning, self._where, unwaited, self._num_layers)
             self.most_unwaited = unwaited
         for layer in self._layers.values():
             if layer.step == step and layer.recorded_step != step:

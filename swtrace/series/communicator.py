@@ -7,6 +7,7 @@ by their order alone.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -95,13 +96,27 @@ class Communicator:
         self.roots = [dist.get_group_rank(self.process_group, rank) for rank in ranks]
         """By group rank, the rank's number in the communicator."""
         self._messages = getattr(group, "cpu_group", None) or self.process_group
-        self._order = [dist.get_group_rank(self._messages, rank) for rank in ranks]
+        self._ranks = ranks
 
     def gather(self, item: object) -> list[object]:
         """Return every rank's item, by group rank. Blocks; all ranks take part."""
-        items: list[object] = [None] * len(self._order)
-        dist.all_gather_object(items, item, group=self._messages)
-        return [items[rank] for rank in self._order]
+        return _gather(self._messages, self._ranks, item)
+
+
+def gather(group: Group, item: object) -> list[object]:
+    """Return every rank's item, by group rank, through the group's own communicator. Blocks; all ranks take part.
+
+    A group of one rank needs no communicator.
+    """
+    if group.world_size == 1:
+        return [item]
+    return _gather(getattr(group, "cpu_group", None) or group.device_group, group.ranks, item)
+
+
+def _gather(messages: Any, ranks: Sequence[int], item: object) -> list[object]:
+    items: list[object] = [None] * len(ranks)
+    dist.all_gather_object(items, item, group=messages)
+    return [items[dist.get_group_rank(messages, rank)] for rank in ranks]
 
 
 def broadcast_options(root: int, *, asynchronous: bool) -> Any:

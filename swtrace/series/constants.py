@@ -36,6 +36,8 @@ class SeriesConstants:
     """Whether windows carry their layer's tag, and readers check it."""
     time_every: int
     """One step in so many is timed; 0 for the default of the transport's clock."""
+    observed: bool = False
+    """Whether nothing is shared: every rank stores all layers."""
 
     @property
     def rank(self) -> int:
@@ -58,11 +60,13 @@ class SeriesConstants:
         return range(self.start_layer, self.start_layer + self.stack_layers)
 
     def source(self, layer_idx: int) -> int:
-        """Return the group rank that stores a shared layer."""
+        """Return the group rank that stores a layer: this one if the series is only observed, so that all do."""
+        if self.observed:
+            return self.group.rank_in_group
         return placement.source_rank(self.start_layer + self.layers.index(layer_idx), self.group.world_size)
 
     def owns(self, layer_idx: int) -> bool:
-        """Return whether this rank is the layer's source."""
+        """Return whether this rank stores the layer."""
         return self.source(layer_idx) == self.group.rank_in_group
 
     def missing(self, registered: Collection[int]) -> tuple[int, ...]:
@@ -82,7 +86,7 @@ class SeriesConstants:
                 f"series {self.name!r}: run_ranks has length {len(self.ranks)}, but the group's size is {size}"
             )
         where = self.where
-        if size < 2:  # noqa: PLR2004
+        if size < 2 and not self.observed:  # noqa: PLR2004
             raise RegistrationError(f"{where}: a group of {size} rank has nothing to share")
         if self.windows not in POLICIES:
             raise SettingsError(f"{where}: window policy {self.windows!r}: must be one of: auto, {', '.join(POLICIES)}")
@@ -92,19 +96,19 @@ class SeriesConstants:
                 f"{MAX_GROUP} ranks and {MAX_POSITIONS} layers"
             )
         stack = f"[{self.stack.start}, {self.stack.stop})"
-        if self.start_layer < 0 or self.stack_layers < 2:  # noqa: PLR2004
+        if self.start_layer < 0 or self.stack_layers < (1 if self.observed else 2):
             raise RegistrationError(
                 f"{where}: layers {stack} are not a series: it needs at least two layers, numbered from 0"
             )
         if self.layers != tuple(sorted(set(self.layers).intersection(self.stack))):
             shared = ", ".join(map(str, self.layers))
             raise RegistrationError(f"{where}: shared layers {shared}: must be in ascending order and within {stack}")
-        if self.num_layers < 2:  # noqa: PLR2004
+        if self.num_layers < 2 and not self.observed:  # noqa: PLR2004
             raise RegistrationError(
                 f"{where}: {self.num_layers} of the layers {stack} would be shared, but a series needs at least two; "
                 f"set SWTRACE_SHARE to a larger part"
             )
-        if not 0 <= self.prefetch_step <= self.num_layers - 2:
+        if not self.observed and not 0 <= self.prefetch_step <= self.num_layers - 2:
             raise RegistrationError(
                 f"{where}: prefetch step {self.prefetch_step}: must be between 0 and {self.num_layers - 2} "
                 f"(number of shared layers - 2); lower SWTRACE_PREFETCH_STEP"

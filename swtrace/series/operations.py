@@ -94,7 +94,7 @@ def _trace(order: torch.Tensor, series: int, layer: int) -> None:  # noqa: ARG00
     """
     import torch._inductor.config as inductor
 
-    if inductor.freezing:
+    if inductor.freezing and not _series(series).observes:
         raise OrderError(
             f"{_series(series).where}, layer {layer}: torch._inductor.config.freezing copies weights into the "
             f"compiled code, which then does not read the windows; set it to False"

@@ -78,7 +78,7 @@ def planned(plan: PlanFile | None, info: SeriesInfo, model: str) -> Planned | No
 def _differences(plan: PlanFile, info: SeriesInfo, model: str) -> Iterator[str]:
     """Yield what is not as planned: ``prefetch step 2, not 1``."""
     conditions, wanted = plan.conditions, Settings().overlay(plan.settings)
-    observed, observing = info.transport == "none", wanted.share.observes
+    observed, observing = not info.shared, wanted.share.observes
     if observed != observing:
         yield f"layers are {'observed' if observed else 'shared'}, not {'observed' if observing else 'shared'}"
         return

@@ -49,6 +49,7 @@ from swtrace.series.references import (
 from swtrace.series.tensor_table import AbsentTensor
 from swtrace.series.torch_transport import TorchTransport
 from swtrace.series.transport import RECEIVER
+from swtrace.series.unshared import unshared
 from swtrace.settings import Settings
 from swtrace.trace.identity import SeriesInfo
 from swtrace.trace.share_folder import ShareFolder, folder_name
@@ -89,7 +90,7 @@ def pulls(group: Group, settings: Settings) -> bool:
 def new_transport(
     constants: SeriesConstants, modules: Mapping[int, nn.Module], proposal: RunIdProposal, settings: Settings
 ) -> Transport[Any]:
-    """Return a transport: pull, if chosen or if the ranks share no torch world; otherwise by the group's backend.
+    """Return a transport: none to observe; pull, if chosen or if the ranks share no torch world; else by the backend.
 
     gloo's broadcasts block the host, others run on streams.
 
@@ -103,6 +104,8 @@ def new_transport(
         PeerLostError: ranks are missing, or cannot be connected to.
         RegistrationError: the ranks cannot pull.
     """
+    if constants.group.world_size == 1:  # it is observed: a group of one has nothing to share
+        return unshared(constants.group, _device(modules), constants.num_layers)
     if pulls(constants.group, settings):
         return _pull(constants, modules, proposal, settings)
     description, timeout_s = f"swtrace:{constants.name}", settings.timeout_s
@@ -110,6 +113,8 @@ def new_transport(
         roll_call(constants.group, description, timeout_s)
     except TransportError as error:
         raise PeerLostError(f"{constants.where}: {error}") from error
+    if constants.observed:
+        return unshared(constants.group, _device(modules), constants.num_layers)
     try:
         if backend(constants.group) == GLOO:
             return TorchTransport(constants.group, description=description, timeout_s=timeout_s)
@@ -172,6 +177,8 @@ class PostProcessing:
         proof: Proof | None,
         settings: Settings,
         plan: PlanFile | None,
+        *,
+        observed_bytes: int = 0,
     ) -> None:
         """Prepare, without communication.
 
@@ -186,6 +193,7 @@ class PostProcessing:
             proof: tries the weights, if there is a way to.
             settings: the run id and the place of the ring.
             plan: what the rank was started with, if anything.
+            observed_bytes: bytes of the largest layer, if the series is only observed.
         """
         self._constants = constants
         self._modules = modules
@@ -199,6 +207,7 @@ class PostProcessing:
         self._proof = proof
         self._settings = settings
         self._plan = plan
+        self._observed_bytes = observed_bytes
         self._own_views: list[tuple[int, nn.Module, str]] = []
         """Attributes of layers that are views of the layer's own tensors: layer, module and name."""
 
@@ -226,6 +235,8 @@ class PostProcessing:
             )
             for position, layer_idx in enumerate(constants.layers)
         )
+        if constants.observed:
+            return self._start(run_id, layers, (), self._observed_bytes)
         owned = frozenset(layer.position for layer in layers if layer.owned)
         pool = WindowPool(constants.windows, constants.num_layers, constants.prefetch_step, owned)
         pending = [self._pending[layer.layer_idx] for layer in layers]
@@ -252,6 +263,20 @@ class PostProcessing:
             if mismatch:
                 raise RegistrationError(f"{constants.where}: cannot be shared: {refusal}; and {mismatch}")
             return refusal
+        layout = placement.layout
+        return self._start(run_id, layers, placement.windows, layout.nbytes, tag_bytes=layout.tag_bytes)
+
+    def _start(
+        self,
+        run_id: str,
+        layers: tuple[SeriesLayer, ...],
+        windows: tuple[Window, ...],
+        layer_bytes: int,
+        *,
+        tag_bytes: int = 0,
+    ) -> RunningSeries:
+        """Open the ring and return the running series."""
+        constants, transport = self._constants, self._transport
         info = SeriesInfo(
             name=constants.name,
             start_layer=constants.start_layer,
@@ -259,17 +284,17 @@ class PostProcessing:
             layers=constants.layers,
             prefetch_step=constants.prefetch_step,
             windows=constants.windows,
-            window_count=len(placement.windows),
+            window_count=len(windows),
             group_ranks=constants.ranks,
             rank_in_group=constants.group.rank_in_group,
             transport=transport.name,
             rendezvous=transport.rendezvous,
             clock=transport.clock.name.lower(),
-            layer_bytes=placement.layout.nbytes,
-            owned_layers=len(owned),
-            kind="copy" if transport.rendezvous == RECEIVER else "broadcast",
+            layer_bytes=layer_bytes,
+            owned_layers=sum(layer.owned for layer in layers),
+            kind="none" if constants.observed else "copy" if transport.rendezvous == RECEIVER else "broadcast",
             queue=transport.queue,
-            tag_bytes=placement.layout.tag_bytes,
+            tag_bytes=tag_bytes,
         )
         info = replace(info, planned=planned(self._plan, info, described_model()))
         recorder, tracing = self._open_ring(run_id, info)
@@ -278,12 +303,12 @@ class PostProcessing:
         self._untraced = frozenset(rank.rank for rank in info.untraced)
         journal = self._journal(recorder, info)
         if constants.tagged:
-            check = OwnershipCheck(constants.where, layers, placement.windows, transport.device)
+            check = OwnershipCheck(constants.where, layers, windows, transport.device)
             journal = CheckingJournal(journal, check)
         circle = transport.circle(
             constants.where,
             layers,
-            placement.windows,
+            windows,
             constants.prefetch_step,
             transport,
             journal,
@@ -291,11 +316,11 @@ class PostProcessing:
             rolling=constants.windows == "rolling",
         )
         self._hide_own_views()
-        return RunningSeries(info, layers, placement.windows, circle, self._describe_death)
+        return RunningSeries(info, layers, windows, circle, self._describe_death)
 
     def _agree(self) -> str:
         constants = self._constants
-        problem = self._problem() or self._other_owner()
+        problem = "" if constants.observed else self._problem() or self._other_owner()
         mine = SeriesDescription(
             name=constants.name,
             start_layer=constants.start_layer,

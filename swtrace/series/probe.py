@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from random import Random
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
@@ -63,6 +64,12 @@ _START_S = 3.0
 _START_CONCURRENT = (1, 2)
 _START_TIMEOUT_S = 60.0
 """At the start of a series: how long to measure, what, and how long to wait for a peer."""
+_LEAST = 0.2
+"""Share of the time in which transfers must be under way. Otherwise the noise of the products exceeds their effect."""
+_RESAMPLED, _HIGH = 100, 0.95
+"""How often blocks are resampled, and the share of them that must give a stretch."""
+_KNOWN = 2.0
+"""A stretch is known if its 95 % quantile is below this multiple of its 5 % quantile."""
 _LOOK_S = 0.5
 """How often to look for a transfer that failed."""
 
@@ -86,6 +93,16 @@ class Extent:
             sizes.add(nbytes)
             nbytes *= 4
         return cls(tuple(sorted(sizes)) or (largest,), seconds=seconds)
+
+
+class Memory:
+    """What a rank sends from, and what it receives into."""
+
+    def __init__(self, own: int, extent: Extent) -> None:
+        """Fill the layers with the number of the rank."""
+        largest = extent.sizes[-1]
+        self.layers = torch.full((max(largest, _REGION),), own % 251, dtype=torch.uint8)
+        self.windows = torch.full((max(extent.concurrent) * largest,), 255, dtype=torch.uint8)
 
 
 class Channel(Protocol):
@@ -117,13 +134,13 @@ class BroadcastChannel:
 
     family = BROADCAST
 
-    def __init__(self, group: Group, extent: Extent, timeout_s: float) -> None:
+    def __init__(self, group: Group, memory: Memory, timeout_s: float) -> None:
         """Make the communicator; all ranks must do so in the same order."""
         self._transport = TorchTransport(group, description="swtrace:probe", timeout_s=timeout_s)
         self.name = self._transport.name
         self.gather = self._transport.gather
         self._own, self._world = group.rank_in_group, group.world_size
-        self.layers, self.windows = _memory(self._own, extent)
+        self._memory = memory
 
     def source(self, index: int) -> int:
         """Return the rank whose turn it is."""
@@ -133,9 +150,9 @@ class BroadcastChannel:
         """Start a broadcast from this rank's layers, or into one of its windows."""
         source = self.source(index)
         if source == self._own:
-            buffer = _slot(self.layers, nbytes, index)
+            buffer = _slot(self._memory.layers, nbytes, index)
         else:
-            buffer = _slot(self.windows, nbytes, index % concurrent)
+            buffer = _slot(self._memory.windows, nbytes, index % concurrent)
         return self._transport.issue(buffer, _Moved(0, source), on_ready)
 
     def close(self) -> None:
@@ -148,8 +165,8 @@ class PullChannel:
 
     name = family = PULL
 
-    def __init__(self, folder: ShareFolder, group: Group, extent: Extent) -> None:
-        """Publish this rank's memory. :meth:`open` follows, once every rank has done so.
+    def __init__(self, folder: ShareFolder, group: Group, memory: Memory) -> None:
+        """Publish this rank's layers. :meth:`open` follows, once every rank has done so.
 
         Raises:
             TransportError: the folder cannot be used, or has no room.
@@ -159,19 +176,18 @@ class PullChannel:
         self._copier: Copier | None = None
         self._origins: dict[int, Tensor] = {}
         folder.join()
-        layers, self.windows = _memory(self._own, extent)
-        self._nbytes = layers.nbytes
-        self.layers = Publication(folder, self._own).publish(f"layer-{self._own}", layers)
+        self._memory = memory
+        Publication(folder, self._own).publish(f"layer-{self._own}", memory.layers)
 
     def open(self) -> None:
-        """Map the other ranks' memory and start the copier.
+        """Map the other ranks' layers and start the copier.
 
         Raises:
             TransportError: a rank has published none.
         """
         for rank in range(self._world):
             if rank != self._own:
-                mapping = self._folder.map(f"layer-{rank}", self._nbytes, writable=False)
+                mapping = self._folder.map(f"layer-{rank}", self._memory.layers.nbytes, writable=False)
                 self._origins[rank] = tensor_of(mapping)
         self._copier = Copier("swtrace-copier probe", lambda: None)
 
@@ -182,7 +198,7 @@ class PullChannel:
     def issue(self, index: int, nbytes: int, concurrent: int, on_ready: OnReady) -> Operation:
         """Start a copy into one of this rank's windows."""
         origin = _slot(self._origins[self.source(index)], nbytes, index)
-        buffer = _slot(self.windows, nbytes, index % concurrent)
+        buffer = _slot(self._memory.windows, nbytes, index % concurrent)
         return self._copier.copy(buffer, origin, on_ready)  # type: ignore[union-attr]
 
     def close(self) -> None:
@@ -191,13 +207,6 @@ class PullChannel:
             self._copier.close()
         self._origins.clear()
         self._folder.leave()
-
-
-def _memory(own: int, extent: Extent) -> tuple[Tensor, Tensor]:
-    """Return what a rank sends from, filled with its number, and what it receives into."""
-    largest = extent.sizes[-1]
-    layers = torch.full((max(largest, _REGION),), own % 251, dtype=torch.uint8)
-    return layers, torch.full((max(extent.concurrent) * largest,), 255, dtype=torch.uint8)
 
 
 def _slot(memory: Tensor, nbytes: int, index: int) -> Tensor:
@@ -231,6 +240,8 @@ class Transfers:
         self._issuing = threading.Lock()
         self._all_ready = threading.Event()
         self.issued_ns: list[int] = []
+        self.calls_ns: list[int] = []
+        """Duration of each call that issued a transfer."""
         self.ready_ns = [0] * count
 
     def issue(self) -> None:
@@ -239,10 +250,11 @@ class Transfers:
             try:
                 while self._due():
                     index = len(self.issued_ns)
-                    self.issued_ns.append(now_ns())
-                    self._operations.append(
-                        self._channel.issue(index, self._nbytes, self._concurrent, self._observer(index))
-                    )
+                    begin = now_ns()
+                    self.issued_ns.append(begin)
+                    operation = self._channel.issue(index, self._nbytes, self._concurrent, self._observer(index))
+                    self.calls_ns.append(now_ns() - begin)
+                    self._operations.append(operation)
             finally:
                 self._issuing.release()
 
@@ -281,6 +293,37 @@ class Transfers:
                 operation.wait()
 
 
+class Beside(NamedTuple):
+    """What a rank computed in a block, in ns."""
+
+    beside: int
+    """For how long a transfer was under way."""
+    whole: int
+    """How long the products took."""
+    solo: float
+    """How long they take without transfers."""
+
+
+def stretch(blocks: Sequence[Beside]) -> Spread | None:
+    """Return how many times as long products take while a transfer is under way, with the spread over resampled blocks.
+
+    Without a transfer a product progresses at its own rate. So the work that is left for the time beside transfers is
+    ``solo - (whole - beside)``, summed over all blocks.
+
+    Returns:
+        None if transfers were under way for too little of the time to know it.
+    """
+    if sum(block.beside for block in blocks) <= _LEAST * sum(block.whole for block in blocks):
+        return None
+    random = Random(0)  # noqa: S311 (a bootstrap, no secret)
+    found = []
+    for _ in range(_RESAMPLED):
+        beside, whole, solo = map(sum, zip(*random.choices(blocks, k=len(blocks)), strict=True))
+        if (alone := solo - (whole - beside)) > 0:
+            found.append(beside / alone)
+    return Spread.of(found) if len(found) > _HIGH * _RESAMPLED else None
+
+
 class Compute:
     """What a rank computes meanwhile: products of a few tokens with matrices that do not fit a cache, as in a decode.
 
@@ -290,8 +333,6 @@ class Compute:
     _WIDTH, _TOKENS, _MATRICES = 512, 8, 32
     _REFERENCE = 64
     """Products before a block, and again after it."""
-    _LEAST = 0.2
-    """Share of a block in which transfers must be under way. Otherwise the noise of the products exceeds the effect."""
 
     def __init__(self) -> None:
         """Make the matrices."""
@@ -307,17 +348,8 @@ class Compute:
             self._multiply()
         return (now_ns() - begin) / self._REFERENCE
 
-    def beside(self, transfers: Transfers) -> float | None:
-        """Issue transfers and compute until they are complete; return how they stretched the compute.
-
-        That is how many times as long a product took while a transfer was under way as without.
-
-        A product may be beside a transfer for only a part of its duration. So with O the time of all products beside a
-        transfer, D their whole duration and n their number: ``stretch = O / (n * reference - (D - O))``.
-
-        Returns:
-            None if transfers were under way for too little of the time to know it.
-        """
+    def beside(self, transfers: Transfers) -> Beside:
+        """Issue transfers between products until they are complete; return what that did to the products."""
         reference_ns = self._reference_ns()
         transfers.issue()
         begin = checked = now_ns()
@@ -331,9 +363,7 @@ class Compute:
                 transfers.look()
         end = now_ns()
         reference_ns = (reference_ns + self._reference_ns()) / 2
-        beside = _covered(transfers, begin, end)
-        alone = number * reference_ns - (end - begin - beside)
-        return beside / alone if alone > 0 and beside > self._LEAST * (end - begin) else None
+        return Beside(_covered(transfers, begin, end), end - begin, number * reference_ns)
 
     def _multiply(self) -> None:
         self._turn = (self._turn + 1) % self._MATRICES
@@ -368,7 +398,9 @@ class _Found:
 
     seconds: dict[tuple[int, int], list[float]] = field(default_factory=lambda: defaultdict(list))
     """By source and receiver."""
-    stretches: list[float] = field(default_factory=list)
+    calls: list[float] = field(default_factory=list)
+    """Seconds of each call that issued a transfer."""
+    computed: list[Beside] = field(default_factory=list)
     each_ns: float = 0.0
     """Time from one completion to the next in the last block."""
 
@@ -382,9 +414,10 @@ class _Block:
     """A block on one rank."""
 
     issued_ns: list[int]
+    calls_ns: list[int]
     ready_ns: list[int]
     sources: list[int]
-    stretch: float | None
+    computed: Beside | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,7 +458,8 @@ def probe(
     if (name := backend(group)) != GLOO:
         raise TransportError(f"transfers between devices ({name}) cannot be timed yet")
     with ExitStack() as stack:
-        broadcast = BroadcastChannel(group, extent, settings.timeout_s)
+        memory = Memory(group.rank_in_group, extent)
+        broadcast = BroadcastChannel(group, memory, settings.timeout_s)
         stack.callback(broadcast.close)
         gather = broadcast.gather
         channels: list[Channel] = [broadcast]
@@ -435,7 +469,7 @@ def probe(
         pulled: PullChannel | str
         one_clock = len({clock for _, clock, _ in about}) == 1
         if one_clock:
-            pulled = _pull_channel(group, extent, settings, gather, run=about[0][0])
+            pulled = _pull_channel(group, memory, settings, gather, run=about[0][0])
         else:
             pulled = f"the ranks are on several hosts ({', '.join(hosts)})"
         if isinstance(pulled, str):
@@ -489,14 +523,14 @@ def probe_at_start(group: Group, info: SeriesInfo, settings: Settings) -> None:
 
 
 def _pull_channel(
-    group: Group, extent: Extent, settings: Settings, gather: Callable[[object], list[object]], *, run: str
+    group: Group, memory: Memory, settings: Settings, gather: Callable[[object], list[object]], *, run: str
 ) -> PullChannel | str:
     """Return a channel that pulls; on all ranks, the same reason why there is none."""
     ranks = tuple(group.ranks)
     channel, problem = None, ""
     try:
         path = settings.ring_directory() / folder_name(f"probe-{run}", "probe", ranks)
-        channel = PullChannel(ShareFolder(path, ranks, group.rank_in_group, settings.timeout_s), group, extent)
+        channel = PullChannel(ShareFolder(path, ranks, group.rank_in_group, settings.timeout_s), group, memory)
     except TransportError as error:
         problem = str(error)
     problems = [str(each) for each in gather(problem) if each]
@@ -576,14 +610,14 @@ class _Run:
         count = min(max(count, _STEADY), _MOST) + ends
         channel = self._channels[kind.channel]
         transfers = Transfers(channel, kind.nbytes, kind.concurrent, count, chained=not kind.computing)
-        stretch = None
+        computed = None
         if kind.computing:
-            stretch = self._compute.beside(transfers)
+            computed = self._compute.beside(transfers)
         else:
             transfers.issue()
             transfers.wait()
         sources = [channel.source(index) for index in range(count)]
-        return _Block(transfers.issued_ns, transfers.ready_ns, sources, stretch)
+        return _Block(transfers.issued_ns, transfers.calls_ns, transfers.ready_ns, sources, computed)
 
     def _collect(self, kind: _Kind, mine: _Block) -> None:
         """Add a block, without the transfers at its beginning and end, when others were under way than in between."""
@@ -593,8 +627,9 @@ class _Run:
         joint = self._channels[kind.channel].family == BROADCAST
         shifts = [0] * self._world if self._one_clock else _shifts(blocks)
         for receiver, block in enumerate(blocks):
-            if block.stretch is not None:
-                found.stretches.append(block.stretch)
+            found.calls += [max(1, call) * 1e-9 for call in block.calls_ns]
+            if block.computed is not None:
+                found.computed.append(block.computed)
             for index in range(kind.concurrent, len(block.sources) - kind.concurrent + 1):
                 source = block.sources[index]
                 if source != receiver:
@@ -616,19 +651,24 @@ class _Run:
                 computing=kind.computing,
                 samples=found.samples,
                 seconds=Spread.of(second for seconds in found.seconds.values() for second in seconds),
-                compute_stretch=Spread.of(self._stretches(kind)) if kind.computing else None,
+                issue_seconds=Spread.of(found.calls),
+                compute_stretch=self._stretch(kind) if kind.computing else None,
             )
 
-    def _stretches(self, kind: _Kind) -> list[float]:
+    def _stretch(self, kind: _Kind) -> Spread:
         """Return how a kind stretched the compute.
 
-        Where its transfers were too short to know it, the next size for which it is known stands in. A short transfer
-        costs little time, whatever its stretch.
+        Where its transfers were too short, or the machine too noisy, to know it, those of larger sizes count too. A
+        short transfer costs little time, whatever its stretch.
         """
+        found, blocks = None, list[Beside]()
         for nbytes in self._extent.sizes:
-            if nbytes >= kind.nbytes and (found := self._found[replace(kind, nbytes=nbytes)].stretches):
-                return found
-        return [1.0]
+            if nbytes >= kind.nbytes:
+                blocks += self._found[replace(kind, nbytes=nbytes)].computed
+                found = stretch(blocks) or found
+                if found is not None and found.p95 < _KNOWN * found.p5:
+                    break
+        return found or Spread.of([1.0])
 
     def directions(self) -> Iterator[Direction]:
         """Yield how long one transfer takes from each rank to each other one, of the largest size."""

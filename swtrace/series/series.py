@@ -18,6 +18,7 @@ from swtrace.series import operations
 from swtrace.series.agreement import TracingOutcome, never_registered
 from swtrace.series.circle import Batch, Circle
 from swtrace.series.constants import SeriesConstants
+from swtrace.series.group import RankGroup
 from swtrace.series.keeping import Keeper
 from swtrace.series.loading import Landing, PendingLayer, return_freed
 from swtrace.series.operations import TRACED, records_operations
@@ -27,6 +28,7 @@ from swtrace.series.post_processing import PostProcessing, RunningSeries, new_tr
 from swtrace.series.proof import Proof, TryOut
 from swtrace.series.recording import RecorderSource
 from swtrace.series.tensor_table import unwatch, watch
+from swtrace.series.unshared import ObservedLayer, loaded_bytes
 from swtrace.series.waiting import WaitingLayer, in_a_series, leave_ended_series
 from swtrace.settings import Settings
 from swtrace.share import extent
@@ -103,7 +105,7 @@ class Series:
 
         Args:
             name: identifies the series in records and errors; the same on all ranks.
-            group: the ranks that share it, at least two.
+            group: the ranks that share it, at least two; if the series is only observed, one is enough.
             start_layer: absolute index of the first layer.
             end_layer: one past the last.
             layers: absolute indexes of those to share, in ascending order; by default all. The others are *resident*:
@@ -127,7 +129,8 @@ class Series:
                 torch worlds, where they differ from torch's.
             time_every: time one in this many steps and only count the others. 0 times the first 64 steps, then
                 one in 32 on average. The same on all ranks. By default ``SWTRACE_TIME_EVERY``.
-            settings: all other settings; by default, read from the environment now.
+            settings: all other settings; by default, read from the environment now. With ``share`` none, the series is
+                only observed (:mod:`swtrace.series.unshared`).
 
         Raises:
             RegistrationError: the group, the layers or the prefetch step cannot form a series.
@@ -136,24 +139,31 @@ class Series:
         self.name = name
         self._settings = settings = settings or Settings.from_environment()
         self._plan = read_plan(settings)
+        ranks = tuple(group.ranks if run_ranks is None else run_ranks)
+        observed = settings.share.observes
+        if observed and pulls(group, settings):  # ranks that run steps of their own cannot be compared
+            ranks = ranks[group.rank_in_group :][:1]
+            group = RankGroup(ranks, 0)
+        everything = layers is None or (observed and not layers)
         self._constants = constants = SeriesConstants(
             name=name,
             group=group,
-            ranks=tuple(group.ranks if run_ranks is None else run_ranks),
+            ranks=ranks,
             start_layer=start_layer,
             stack_layers=end_layer - start_layer,
-            layers=tuple(range(start_layer, end_layer) if layers is None else map(int, layers)),
-            prefetch_step=prefetch_step,
-            windows="static" if windows == "auto" else windows,
-            tagged=settings.check if check is None else check,
+            layers=tuple(map(int, range(start_layer, end_layer) if everything else layers or ())),
+            prefetch_step=0 if observed else prefetch_step,
+            windows="static" if observed or windows == "auto" else windows,
+            tagged=not observed and (settings.check if check is None else check),
             time_every=settings.time_every if time_every is None else time_every,
+            observed=observed,
         )
         constants.check()
         self._resident = frozenset(constants.stack).difference(constants.layers)
         self.where = constants.where
         """The series and the rank, for errors."""
         self._transport = transport
-        self._loads_alone = transport is None and pulls(group, settings)
+        self._loads_alone = transport is None and not observed and pulls(group, settings)
         """Whether each rank may have a checkpoint of its own."""
         # A recorder that exists already was made for this series; otherwise the settings decide.
         self._recorder_source = recorder if settings.trace or not callable(recorder) else None
@@ -162,6 +172,8 @@ class Series:
             strict=settings.strict,
         )
         self._hooks: list[WaitingLayer] | None = [] if hook_forward else None
+        self._observed_layers: list[ObservedLayer] = []
+        self._observed_bytes: dict[int, int] = {}
         self._auto_post_process = auto_post_process
         self._proof = Proof(try_out) if try_out is not None else None
         self._on_withdrawn = withdrawn
@@ -203,6 +215,11 @@ class Series:
         return self._running_series is not None
 
     @property
+    def observes(self) -> bool:
+        """Whether nothing is shared (``SWTRACE_SHARE=none``)."""
+        return self._constants.observed
+
+    @property
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
         return self._closed
@@ -228,17 +245,10 @@ class Series:
         """
         if layer_idx in self._resident:
             return
-        where, stack = f"{self.where}, layer {layer_idx}", self._constants.stack
-        if self.post_processed:
-            raise RegistrationError(f"{where}: registered after post-processing")
-        if layer_idx not in stack:
-            raise RegistrationError(f"{where}: not within [{stack.start}, {stack.stop})")
-        if layer_idx in self._modules:
-            raise RegistrationError(f"{where}: registered twice")
-        if any(layer is other for other in self._modules.values()):
-            raise RegistrationError(f"{where}: its module is already registered as another layer")
-        if any(map(in_a_series, layer.modules())):
-            raise RegistrationError(f"{where}: its module or one of its submodules is registered in another series")
+        where = self._require_new(layer_idx, layer)
+        if self._constants.observed:
+            self._observe(layer_idx, layer)
+            return
         for part in layer.modules():
             leave_ended_series(part)
         if isinstance(layer, torch.jit.ScriptModule):
@@ -255,6 +265,27 @@ class Series:
         self._modules[layer_idx] = layer
         if self._hooks is not None:
             self._hooks.append(WaitingLayer(self, layer_idx, layer))
+
+    def _require_new(self, layer_idx: int, layer: nn.Module) -> str:
+        """Check that a layer can be registered now; return series, rank and layer, for errors."""
+        where, stack = f"{self.where}, layer {layer_idx}", self._constants.stack
+        if self.post_processed:
+            raise RegistrationError(f"{where}: registered after post-processing")
+        if layer_idx not in stack:
+            raise RegistrationError(f"{where}: not within [{stack.start}, {stack.stop})")
+        if layer_idx in self._modules:
+            raise RegistrationError(f"{where}: registered twice")
+        if any(layer is other for other in self._modules.values()):
+            raise RegistrationError(f"{where}: its module is already registered as another layer")
+        if any(map(in_a_series, layer.modules())):
+            raise RegistrationError(f"{where}: its module or one of its submodules is registered in another series")
+        return where
+
+    def _observe(self, layer_idx: int, layer: nn.Module) -> None:
+        self._modules[layer_idx] = layer
+        self._observed_bytes[layer_idx] = loaded_bytes(layer)
+        if self._hooks is not None:
+            self._observed_layers.append(ObservedLayer(self, layer_idx, layer))
 
     def _layout_of(self, where: str, layer: nn.Module) -> PayloadLayout:
         """Return the layout of a layer's tensors in its payload.
@@ -305,7 +336,7 @@ class Series:
         self._withdrawn = True
         self._pending.clear()
         self._refusal_text = f"{self.where}: {reason}"
-        for hook in self._hooks or ():
+        for hook in (*(self._hooks or ()), *self._observed_layers):
             hook.release()
         if self._transport is not None:
             self._transport.close()
@@ -354,6 +385,10 @@ class Series:
                 self._proof,
                 self._settings,
                 self._plan,
+                observed_bytes=max(
+                    (known or loaded_bytes(self._modules[layer]) for layer, known in self._observed_bytes.items()),
+                    default=0,
+                ),
             )
             self._landing.release()
             outcome = work.run()
@@ -381,6 +416,8 @@ class Series:
 
     def _watch(self, running: RunningSeries) -> None:
         """Start to intercept reads and changes of the layers' tensors."""
+        if self._constants.observed:
+            return
         for layer in running.layers:
             layer.remember_memory()
         if self._hooks is None:
@@ -414,7 +451,8 @@ class Series:
             raise OrderError(f"{self.where}, layer {layer_idx}: {TRACED}")
         circle = self._circle
         if circle is None:
-            self._refuse()
+            self._refuse_unless_observed()
+            return
         circle.reach(layer_idx)
 
     def reach_from_graph(self, layer_idx: int) -> None:
@@ -446,7 +484,8 @@ class Series:
         """
         circle = self._circle
         if circle is None:
-            self._refuse()
+            self._refuse_unless_observed()
+            return
         circle.wait(layer_idx)
 
     def require_unwritten(self, layer_idx: int) -> None:
@@ -525,7 +564,7 @@ class Series:
             yield
         except RuntimeError as error:
             running = self._running_series
-            if running is not None and running.circle.running:
+            if running is not None and running.info.shared and running.circle.running:
                 loss = running.describe_death(running.circle.arrived, error)
                 if loss:
                     running.circle.give_up(loss, error)
@@ -575,6 +614,11 @@ class Series:
             self._refuse()
         return self._circle
 
+    def _refuse_unless_observed(self) -> None:
+        """Refuse a call before post-processing. A model that is only observed may run as it likes."""
+        if not self._constants.observed:
+            self._refuse()
+
     def _refuse(self) -> NoReturn:
         text = self._refusal_text
         raise self._refusal(text + self._missing_text() if self._refusal is OrderError else text)
@@ -595,6 +639,8 @@ class Series:
             if self._circle is not None:
                 self._circle.close()
         finally:
+            for layer in self._observed_layers:
+                layer.release()
             for module in self._modules.values():
                 unwatch(module)
             if self._transport is not None:
@@ -608,11 +654,12 @@ class Series:
             steps=circle.steps,
             aborted_steps=circle.aborted_steps,
             most_unwaited=circle.most_unwaited,
-            operations=circle.operations,
+            operations=circle.operations if self.info.shared else 0,
             in_flight=sum(layer.operation is not None and not layer.operation.done() for layer in layers),
             owned_layers=sum(layer.owned for layer in layers),
             windows=len(windows),
-            owned_bytes=sum(layer.buffer.nbytes for layer in layers if layer.buffer is not None),
+            owned_bytes=sum(layer.buffer.nbytes for layer in layers if layer.buffer is not None)
+            or self.info.owned_bytes * (not self.info.shared),
             window_bytes=sum(window.buffer.nbytes for window in windows),
             kept_layers=sum(layer.kept for layer in layers),
             replicated_bytes=self.info.replicated_bytes,

@@ -58,14 +58,22 @@ def step_clock(info: SeriesInfo | None) -> int:
 def transfers(step: StepFacts) -> Mask:
     """Return ``[rank, position]`` of the spans of broadcasts or copies: all records but those of prefilled windows.
 
-    The source of a broadcast has one, too. The owner of a layer that others copy does nothing, and has none.
+    The source of a broadcast has one, too. The owner of a layer that others copy does nothing, and has none. Nor does
+    an observed series, in which nothing moves.
     """
+    if not step.shared:
+        return np.zeros_like(step.present)
     none = TransferFlag.PREFILLED if step.of_rank is None else TransferFlag.PREFILLED | TransferFlag.OWN
     return np.asarray(step.present & ((step.flags & none) == 0), np.bool_)
 
 
 def waits(step: StepFacts) -> Mask:
-    """Return ``[rank, position]`` of the ``swtrace.wait`` spans: all records that something waited for."""
+    """Return ``[rank, position]`` of the ``swtrace.wait`` spans: all records that something waited for.
+
+    In an observed series, nothing waits.
+    """
+    if not step.shared:
+        return np.zeros_like(step.present)
     return np.asarray(step.present & ((step.flags & TransferFlag.UNWAITED) == 0), np.bool_)
 
 
@@ -255,9 +263,10 @@ class _Description:
                 *self._common(at),
                 self._transport(at),
                 Attribute("swtrace.clock", clock, _CLOCKS),
-                Attribute("swtrace.stall_ns", step.stall_ns[at].sum(axis=1)),
-                Attribute("swtrace.slack_ns", step.slack_ns[at].sum(axis=1)),
-                Attribute("swtrace.transfer_ns", step.transfer_ns[at].sum(axis=1)),
+                *(
+                    Attribute(f"swtrace.{name}", getattr(step, name)[at].sum(axis=1))
+                    for name in ("stall_ns", "slack_ns", "transfer_ns") * step.shared
+                ),
                 Attribute("swtrace.phase", np.where(phase < len(_PHASES), phase, 0), _PHASES, ended),
                 *(
                     Attribute(f"swtrace.{name}", attrgetter(name)(step)[at], present=ended)

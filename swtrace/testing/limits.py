@@ -99,6 +99,9 @@ _LIMITS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "tolerance": ("a number from 0: 0.1 is 10 %", lambda value: value is None or _number(value)),
 }
 """Allowed values of each limit. A limit of None or NaN would always be met."""
+_UNLIMITED = Limits()
+_OF_SHARED = ("min_efficiency", "max_stall_ratio", "min_on_time_rate", "max_stall_seconds", "baseline")
+"""Limits that an observed series would meet by having no waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,29 @@ def judge(tracing: Tracing, limits: Limits, baseline: Baseline | None = None, to
     steps = min((recent.steps for recent in sums.values()), default=0)
     if steps < limits.min_steps:
         return _nothing_measured(tracing, limits, steps)
+    compared = _compared(tracing, limits) if limits.within_plan else {}
+    unknown = _uncheckable(tracing, limits, sums) or _without_plan(limits, sums, compared)
+    if unknown:
+        return unknown
+    broken: dict[tuple[SeriesKey, RankKey], list[str]] = {}
+    for at, recent in sums.items():
+        found = _broken(limits, recent) + _above_plan(compared.get(at[0]), at[1])
+        known = (baseline or {}).get(place(*at))
+        if known is not None and (worse := known.worse(recent, tolerance)):
+            found.append(worse)
+        if found:
+            broken[at] = found
+    return _report(tracing, limits, sums, broken) if broken else ""
+
+
+def _uncheckable(tracing: Tracing, limits: Limits, sums: Mapping[tuple[SeriesKey, RankKey], Recent]) -> str:
+    """Return why the recorded steps do not say whether limits are met; empty if they do."""
+    shared = {series.key for series in tracing.facts().series if series.shared}
+    asked_of_shared = [name for name in _OF_SHARED if getattr(limits, name) is not getattr(_UNLIMITED, name)]
+    if asked_of_shared and not any(key in shared for key, _ in sums):
+        names = ", ".join(dict.fromkeys(key.name for key, _ in sums))
+        what = " and ".join(asked_of_shared)
+        return f"{what} cannot be checked: nothing is shared, {names} is only observed (SWTRACE_SHARE=none)"
     unjudged = _unjudged(limits, sums.values())
     if unjudged:
         asked = f" matching {limits.selection}" if str(limits.selection) else ""
@@ -179,22 +205,20 @@ def judge(tracing: Tracing, limits: Limits, baseline: Baseline | None = None, to
             f"{units.counted(lost, 'record')} {'was' if lost == 1 else 'were'} lost before being read, so the limits "
             "cannot be checked: set a larger ini option swtrace_ring_records, or run fewer steps"
         )
-    compared = _compared(tracing, limits) if limits.within_plan else {}
+    return ""
+
+
+def _without_plan(
+    limits: Limits, sums: Mapping[tuple[SeriesKey, RankKey], Recent], compared: Mapping[SeriesKey, Comparison]
+) -> str:
+    """Return why a series cannot be compared with its plan; empty if all can, or none must be."""
     for key in dict.fromkeys(key for key, _ in sums) if limits.within_plan else ():
         comparison = compared.get(key)
         if comparison is None:
             return f"series {key.name!r} has no plan to be within: set SWTRACE_PLAN, and see the rank's log"
         if comparison.differs or comparison.step_ns is None:
             return f"series {key.name!r} cannot be compared with the plan: {comparison.finding.sentence}"
-    broken: dict[tuple[SeriesKey, RankKey], list[str]] = {}
-    for at, recent in sums.items():
-        found = _broken(limits, recent) + _above_plan(compared.get(at[0]), at[1])
-        known = (baseline or {}).get(place(*at))
-        if known is not None and (worse := known.worse(recent, tolerance)):
-            found.append(worse)
-        if found:
-            broken[at] = found
-    return _report(tracing, limits, sums, broken) if broken else ""
+    return ""
 
 
 def _compared(tracing: Tracing, limits: Limits) -> dict[SeriesKey, Comparison]:

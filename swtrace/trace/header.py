@@ -302,7 +302,7 @@ class _Fields:
 
     def number(self, name: str) -> float:
         value = self._values.get(name)
-        if type(value) not in (int, float) or not 0 <= value <= _MAX_INT:
+        if not (type(value) is float or type(value) is int) or not 0 <= value <= _MAX_INT:
             raise RingFormatError(f"damaged ring ({name} is not a number from 0 to {_MAX_INT})")
         return float(value)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 from urllib.parse import unquote
 
 from swtrace.plan_file import Interval
-from swtrace.share import extent
+from swtrace.share import NONE, extent
 from swtrace.trace.clocks import clock_name
 
 
@@ -141,7 +141,7 @@ class SeriesInfo:
     """Global ranks of the group, in group order: ``group_ranks[group rank] = global rank``."""
     rank_in_group: int
     transport: str
-    """``gloo``, ``nccl``, ``ideal``, ``pull``, ..."""
+    """``gloo``, ``nccl``, ``ideal``, ``pull``, ...; ``none`` if the series is only observed."""
     rendezvous: str
     """Who must have issued an operation before its data can move: ``source`` (the source and the receiver), ``tree``
     (these and the ranks on the way: gloo), ``group`` (all ranks, in collectives that need everyone) or ``receiver``
@@ -169,14 +169,31 @@ class SeriesInfo:
     """None if the rank was started without a plan for this series."""
 
     @property
+    def shared(self) -> bool:
+        """Whether the layers are shared. Otherwise the series is observed: each rank stores all of them."""
+        return self.transport != NONE
+
+    @property
     def num_layers(self) -> int:
         """Number of shared layers."""
         return len(self.layers)
 
     @property
+    def layer_term(self) -> str:
+        """What positions and the prefetch step count, in words."""
+        return "layer" if self.num_layers == self.stack_layers else "shared layer"
+
+    @property
     def extent(self) -> str:
         """Which layers are shared, in words: ``layers 0-60``, or ``31 of 61 layers shared``."""
         return extent(self.layers, self.start_layer, self.stack_layers)
+
+    @property
+    def sharing(self) -> str:
+        """How the layers are shared, in words: ``prefetch step 1, static windows, gloo``; or that they are not."""
+        if not self.shared:
+            return "observed, not shared"
+        return f"prefetch step {self.prefetch_step}, {self.windows} windows, {self.transport}"
 
     @property
     def lockstep(self) -> bool:
@@ -207,5 +224,7 @@ class SeriesInfo:
         return self.num_layers * self.layer_bytes
 
     def source(self, position: int) -> int:
-        """Return the group rank that stores the layer at ``position``."""
+        """Return the group rank that stores the layer at ``position``; in an observed series this rank, as all do."""
+        if not self.shared:
+            return self.rank_in_group
         return (self.start_layer + position) % len(self.group_ranks)

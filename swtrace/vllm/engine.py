@@ -66,10 +66,10 @@ def guarded(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def shared_series(_worker: object) -> list[str]:
-    """Return the names of the series that the model of this process shares."""
+    """Return the names of the series that the model of this process shares. Observed ones restrict nothing."""
     from swtrace.series.operations import numbered
 
-    return [series.name for series in numbered() if not series.withdrawn]
+    return [series.name for series in numbered() if not (series.withdrawn or series.observes)]
 
 
 def refuse(name: str, shared: list[str]) -> None:

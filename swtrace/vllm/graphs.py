@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from swtrace.vllm.groups import Refused
+from swtrace.vllm.groups import Unobservable
 
 SPLITTING_OPS = ("swtrace::reach", "swtrace::wait")
 
@@ -22,19 +22,19 @@ def split_graphs(vllm_config: Any) -> None:
     """Let vLLM split its piecewise graphs at reach and wait. Call before the model is compiled.
 
     Raises:
-        Refused: vLLM captures pieces that cannot be split there.
+        Unobservable: vLLM captures pieces that cannot be split there.
     """
     compilation = vllm_config.compilation_config
     mode = compilation.cudagraph_mode
     if mode is None or not mode.has_piecewise_cudagraphs():
         return
     if _breakable():
-        raise Refused(
+        raise Unobservable(
             "breakable CUDA graphs capture reach and wait in their pieces; set VLLM_USE_BREAKABLE_CUDAGRAPH=0, or "
             "cudagraph_mode FULL_DECODE_ONLY"
         )
     if not compilation.splitting_ops:
-        raise Refused(
+        raise Unobservable(
             f"cudagraph_mode {mode.name} without splitting ops captures reach and wait; set cudagraph_mode "
             "FULL_DECODE_ONLY, or leave splitting_ops alone"
         )

@@ -34,6 +34,16 @@ class Refused(Exception):  # noqa: N818 (the caller decides whether it becomes a
     """A requested linear cannot be shared. The message says why, and what would change that."""
 
 
+class Unobservable(Refused):
+    """Nor can it be observed."""
+
+
+def explained(refusal: Refused) -> str:
+    """Return why a linear is not shared, and that it can be observed instead, if it can."""
+    instead = "" if isinstance(refusal, Unobservable) else "; SWTRACE_SHARE=none still shows compute per layer"
+    return f"{refusal}{instead}"
+
+
 class _Alone(Refused):
     """The group has one rank. The reason for another choice does not mention it."""
 
@@ -56,25 +66,33 @@ class Choice:
         return f"the {self.name} group ({listed('rank', self.ranks)}): {self.reason}"
 
 
+def refuse_to_observe(vllm_config: Any) -> None:
+    """Raise :class:`Unobservable` if nothing can be observed in this engine, let alone shared."""
+    model, parallel = vllm_config.model_config, vllm_config.parallel_config
+    if getattr(parallel, "use_ubatching", False):
+        raise Unobservable("micro-batches interleave two forwards in one step; turn off ubatching (DBO)")
+    if getattr(parallel, "enable_elastic_ep", False):
+        raise Unobservable("elastic expert parallelism changes the ranks while serving; turn it off")
+    if getattr(model, "is_encoder_decoder", False):
+        raise Unobservable(
+            "encoder-decoder models cannot be shared or observed, because the encoder does not run in every step"
+        )
+
+
 def refuse_engine(vllm_config: Any, offloader: Any) -> None:
     """Raise :class:`Refused` if nothing can be shared in this engine."""
     from vllm.model_executor.offloader import NoopOffloader
 
-    model, parallel = vllm_config.model_config, vllm_config.parallel_config
+    refuse_to_observe(vllm_config)
+    model = vllm_config.model_config
     if not isinstance(offloader, NoopOffloader):
         raise Refused(f"vLLM offloads weights itself ({type(offloader).__name__}); turn its weight offloading off")
-    if getattr(parallel, "use_ubatching", False):
-        raise Refused("micro-batches interleave two forwards in one step; turn off ubatching (DBO)")
-    if getattr(parallel, "enable_elastic_ep", False):
-        raise Refused("elastic expert parallelism changes the ranks while serving; turn it off")
     if getattr(model, "enable_sleep_mode", False):
         raise Refused("sleep mode discards and reloads weights that the series manages; turn it off")
     if getattr(vllm_config, "weight_transfer_config", None) is not None:
         raise Refused("weights that are updated while serving cannot be shared; remove the weight transfer config")
     if vllm_config.load_config.load_format == "sharded_state":
         raise Refused("sharded_state checkpoints hold processed weights; use another load format")
-    if getattr(model, "is_encoder_decoder", False):
-        raise Refused("encoder-decoder models cannot be shared, because the encoder does not run in every step")
     inductor = vllm_config.compilation_config.inductor_compile_config
     if inductor.get("max_autotune") or inductor.get("freezing"):
         raise Refused("inductor's freezing copies weights into the compiled model; remove max_autotune and freezing")
@@ -110,6 +128,30 @@ def choose_group(settings: Settings, path: str, linear: Any, vllm_config: Any) -
             "set SWTRACE_EXPERIMENTAL=1 to try it"
         )
     return replace(choice, reason=reason, ranks=run_ranks(choice.coordinator.ranks, settings, vllm_config))
+
+
+def observed_group(settings: Settings, path: str, linear: Any, vllm_config: Any) -> Choice:
+    """Return the group of a linear that is only observed: the one that would share it, if its ranks run in lockstep.
+
+    Otherwise each rank is observed alone.
+    """
+    try:
+        choice = choose_group(replace(settings, experimental=True), path, linear, vllm_config)
+    except Refused:
+        return alone(settings, vllm_config)
+    if choice.name == REPLICAS:
+        return alone(settings, vllm_config)
+    return replace(choice, name=f"observed in {choice.name}")
+
+
+def alone(settings: Settings, vllm_config: Any) -> Choice:
+    """Return the group of this rank alone, whose linears can only be observed."""
+    from torch import distributed as dist
+
+    from swtrace.series import RankGroup
+
+    rank = dist.get_rank()
+    return Choice("observed alone", RankGroup((rank,), 0), "", run_ranks((rank,), settings, vllm_config))
 
 
 def _tensor_parallel(path: str, linear: Any, _vllm_config: Any, _settings: Settings) -> Choice:

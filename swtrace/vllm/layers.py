@@ -11,13 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from swtrace.vllm.groups import Refused
+from swtrace.vllm.groups import Unobservable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _SHOWN = 12
 """Upper bound of the linears that a refusal names."""
+
+
+def layer_range(vllm_config: Any) -> tuple[int, int]:
+    """Return the absolute range of layers that this rank builds, computed as in ``make_layers``."""
+    from vllm.distributed.parallel_state import get_pp_group
+    from vllm.distributed.utils import get_pp_indices
+
+    stages = get_pp_group()
+    start, end = get_pp_indices(total_layers(vllm_config), stages.rank_in_group, stages.world_size)
+    return start, end
+
+
+def total_layers(vllm_config: Any) -> int:
+    """Return the number of decoder layers of the model, over all pipeline stages."""
+    total: int = vllm_config.model_config.get_total_num_hidden_layers()
+    return total
 
 
 def find_linear(module: nn.Module, path: str) -> Any:
@@ -45,9 +61,9 @@ def own_layers(model: nn.Module, vllm_config: Any, paths: Iterable[str]) -> list
     another modality may have as many layers.
 
     Raises:
-        Refused: there is no such list, or more than one.
+        Unobservable: there is no such list, or more than one.
     """
-    total = vllm_config.model_config.get_total_num_hidden_layers()
+    total = total_layers(vllm_config)
     lists = {
         name: list(module)
         for name, module in model.named_modules()
@@ -62,7 +78,7 @@ def own_layers(model: nn.Module, vllm_config: Any, paths: Iterable[str]) -> list
         lists = asked or lists
     if len(lists) != 1:
         found = f"has several ({', '.join(lists)})" if lists else "has none"
-        raise Refused(
+        raise Unobservable(
             f"{_how_run(model)}, so swtrace looks for one list of {total} decoder layers, but this model {found}; "
             "unset SWTRACE, or run a model that vLLM builds through make_layers"
         )

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from swtrace.series.operations import forget
 from swtrace.vllm.engine import FORBIDDEN, delegating_method, refuse, shared_series
-from swtrace.vllm.groups import Refused
+from swtrace.vllm.groups import Refused, Unobservable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from swtrace.vllm.observing import ObservingOffloader
     from swtrace.vllm.offloader import SeriesOffloader
 
 LOAD_FORMATS = (
@@ -51,20 +52,20 @@ def watch_worker() -> None:
     """Make the workers of this process check loaded models and refuse unsupported calls; idempotent.
 
     Raises:
-        Refused: vLLM's worker wrapper has an unknown shape.
+        Unobservable: vLLM's worker wrapper has an unknown shape.
     """
     from vllm.v1.worker import worker_base
 
     wrapper: Any = getattr(worker_base, "WorkerWrapperBase", None)
     if wrapper is None or not hasattr(wrapper, "__getattr__"):
-        raise Refused("this vLLM has no WorkerWrapperBase that forwards calls to the worker")
+        raise Unobservable("this vLLM has no WorkerWrapperBase that forwards calls to the worker")
     if hasattr(wrapper, _WATCHED):
         return
     load_model = getattr(wrapper, "load_model", delegating_method("load_model"))
 
     def checked_load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = load_model(self, *args, **kwargs)
-        offloader = _series_offloader()
+        offloader = _our_offloader()
         if offloader is not None:
             offloader.loaded()
         return result
@@ -88,7 +89,7 @@ def _watch_construction() -> None:
     @functools.wraps(initialize_model)
     def watched_initialize_model(*args: Any, **kwargs: Any) -> Any:
         model = initialize_model(*args, **kwargs)
-        offloader = _series_offloader()
+        offloader = _our_offloader()
         if offloader is not None:
             offloader.built(model)
         return model
@@ -96,14 +97,15 @@ def _watch_construction() -> None:
     base_loader.initialize_model = watched_initialize_model
 
 
-def _series_offloader() -> SeriesOffloader | None:
+def _our_offloader() -> SeriesOffloader | ObservingOffloader | None:
     """Return the offloader of this process, if it is ours."""
     from vllm.model_executor.offloader import get_offloader
 
+    from swtrace.vllm.observing import ObservingOffloader
     from swtrace.vllm.offloader import SeriesOffloader
 
     offloader = get_offloader()
-    return offloader if isinstance(offloader, SeriesOffloader) else None
+    return offloader if isinstance(offloader, SeriesOffloader | ObservingOffloader) else None
 
 
 def _refusing(name: str, call: Callable[..., Any]) -> Callable[..., Any]:

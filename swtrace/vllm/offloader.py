@@ -24,9 +24,9 @@ from swtrace.series.operations import forget
 from swtrace.series.recording import existing_recorder, process_recorder
 from swtrace.vllm.configuration import write_outcome
 from swtrace.vllm.graphs import whole_forward
-from swtrace.vllm.groups import Choice, Refused, choose_group
+from swtrace.vllm.groups import Choice, Refused, Unobservable, choose_group, explained
 from swtrace.vllm.hooks import Hooks, read_while_loading, try_out
-from swtrace.vllm.layers import find_linear, linear_paths, own_layers
+from swtrace.vllm.layers import find_linear, layer_range, linear_paths, own_layers, total_layers
 from swtrace.vllm.peer_monitor import start_peer_monitor
 from swtrace.vllm.startup_agreement import agree
 from swtrace.vllm.worker_identity import record_model, record_refused
@@ -125,7 +125,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
 
     def _choose_layers(self) -> None:
         """Choose the layers to share among those that this rank builds."""
-        self._start_layer, self._end_layer = _layer_range(self._vllm_config)
+        self._start_layer, self._end_layer = layer_range(self._vllm_config)
         self._shared = self._settings.share.layers(self._start_layer, self._end_layer)
 
     def _finish(self, count: int) -> None:
@@ -197,7 +197,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         decisions = {path: self._decide(module, path) for path in self._settings.series}
         for path, decision in agree(decisions, self._settings, self._vllm_config).items():
             if isinstance(decision, Refused):
-                self._refuse(path, str(decision))
+                self._refuse(path, explained(decision))
                 continue
             group = decision.coordinator
             series = Series(
@@ -233,9 +233,10 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
 
     def _choice(self, module: nn.Module | None, path: str) -> Choice:
         share, stack = self._settings.share, self._end_layer - self._start_layer
-        total = _total_layers(self._vllm_config)
+        total = total_layers(self._vllm_config)
         if share.beyond(total):
-            raise Refused(f"SWTRACE_SHARE={share} names layers {share.beyond(total)}, but the model has only {total}")
+            beyond = share.beyond(total)
+            raise Refused(f"SWTRACE_SHARE={share} names layers {beyond}, but those of the model are 0-{total - 1}")
         if not stack:
             raise Refused("a pipeline stage without decoder layers has nothing to share")
         shared, least = len(self._shared), self._settings.prefetch_step + 2
@@ -254,7 +255,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
     def _choose(self, module: nn.Module, path: str) -> Choice:
         linear = find_linear(module, path)
         if linear is None:
-            raise Refused(
+            raise Unobservable(
                 f"a decoder layer of this model ({type(module).__name__}) has no linear {path}; "
                 f"set SWTRACE_SERIES to one that it has: {', '.join(linear_paths(module)) or 'none'}"
             )
@@ -332,7 +333,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         if not unloaded:
             self._mark_reaches()
         write_outcome(self._vllm_config, {other.path: other.group for other in self._tracks})
-        self._refuse(track.path, reason)
+        self._refuse(track.path, explained(Refused(reason)))
 
     def _refuse(self, path: str, reason: str) -> None:
         if self._settings.strict:
@@ -342,18 +343,3 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         record_refused(
             path, reason, self._settings, self._vllm_config, start_layer=self._start_layer, stack_layers=stack
         )
-
-
-def _layer_range(vllm_config: Any) -> tuple[int, int]:
-    """Return the absolute range of layers that this rank builds, computed as in ``make_layers``."""
-    from vllm.distributed.parallel_state import get_pp_group
-    from vllm.distributed.utils import get_pp_indices
-
-    stages = get_pp_group()
-    start, end = get_pp_indices(_total_layers(vllm_config), stages.rank_in_group, stages.world_size)
-    return start, end
-
-
-def _total_layers(vllm_config: Any) -> int:
-    total: int = vllm_config.model_config.get_total_num_hidden_layers()
-    return total

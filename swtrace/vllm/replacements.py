@@ -185,34 +185,40 @@ def _offloader(chosen: Any) -> Any:
         decline("its additional_config disables swtrace", settings, vllm_config)
         return chosen
     from swtrace.vllm.graphs import split_graphs
-    from swtrace.vllm.groups import Refused, refuse_engine
+    from swtrace.vllm.groups import Refused, explained, refuse_engine, refuse_to_observe
     from swtrace.vllm.lifecycle import refuse_loading, watch_worker
+    from swtrace.vllm.observing import ObservingOffloader
     from swtrace.vllm.offloader import SeriesOffloader
     from swtrace.vllm.steps import mark_steps
     from swtrace.vllm.worker_identity import share_nothing
 
     try:
         _refuse_incomplete_vllm()
-        _refuse_partial_world()
-        refuse_engine(vllm_config, chosen)
-        refuse_loading(vllm_config)
+        if settings.share.observes:
+            refuse_to_observe(vllm_config)
+        else:
+            _refuse_partial_world()
+            refuse_engine(vllm_config, chosen)
+            refuse_loading(vllm_config)
         split_graphs(vllm_config)
         mark_steps()
         watch_worker()
     except Refused as refusal:
         decline(str(refusal), settings, vllm_config)
-        share_nothing(str(refusal), settings, vllm_config)
+        share_nothing(explained(refusal), settings, vllm_config)
         return chosen
+    if settings.share.observes:
+        return ObservingOffloader(settings, vllm_config, chosen)
     return SeriesOffloader(settings, vllm_config)
 
 
 def _refuse_incomplete_vllm() -> None:
     """Refuse if this vLLM lacks anything that the plugin uses in a worker."""
-    from swtrace.vllm.groups import Refused
+    from swtrace.vllm.groups import Unobservable
 
     lacking = missing()
     if lacking:
-        raise Refused(_seam_message(", ".join(lacking)))
+        raise Unobservable(_seam_message(", ".join(lacking)))
 
 
 def _refuse_partial_world() -> None:

@@ -14,7 +14,7 @@ from swtrace.series import recording
 from swtrace.series.operations import forget, numbered
 from swtrace.trace.schema import Phase
 from swtrace.vllm.engine import delegating_method
-from swtrace.vllm.groups import Refused
+from swtrace.vllm.groups import Unobservable
 from swtrace.vllm.request_traces import RequestTraces
 from swtrace.vllm.startup_agreement import leave
 
@@ -28,14 +28,14 @@ def mark_steps() -> None:
     """Make the workers of this process begin and end steps of their series, and close them at shutdown; idempotent.
 
     Raises:
-        Refused: vLLM's worker wrapper has an unknown shape.
+        Unobservable: vLLM's worker wrapper has an unknown shape.
     """
     from vllm.v1.worker import worker_base
 
     wrapper = getattr(worker_base, "WorkerWrapperBase", None)
     execute_model: Callable[..., Any] | None = getattr(wrapper, "execute_model", None)
     if wrapper is None or execute_model is None:
-        raise Refused("this vLLM has no WorkerWrapperBase.execute_model, where steps begin and end")
+        raise Unobservable("this vLLM has no WorkerWrapperBase.execute_model, where steps begin and end")
     if hasattr(wrapper, _MARKED):
         return
     shutdown = getattr(wrapper, "shutdown", None)

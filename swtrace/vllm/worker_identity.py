@@ -46,8 +46,8 @@ def share_nothing(reason: str, settings: Settings, vllm_config: Any) -> None:
         RefusedError: ``SWTRACE_STRICT=1``.
     """
     if settings.strict:
-        raise RefusedError(f"nothing is shared: {reason}")
-    logger.warning("swtrace shares nothing: %s", reason)
+        raise RefusedError(f"nothing is {'observed' if settings.share.observes else 'shared'}: {reason}")
+    logger.warning("swtrace %s nothing: %s", "observes" if settings.share.observes else "shares", reason)
     write_outcome(vllm_config, {})
     record_model(vllm_config)
     for path in settings.series:

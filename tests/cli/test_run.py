@@ -50,7 +50,8 @@ def test_stdout_belongs_to_the_command(swtrace: Swtrace) -> None:
 def test_settings_reach_the_command(swtrace: Swtrace, rings: Path) -> None:
     """The command finds tracing on, a fresh run id, and every option as the variable that means it."""
     code = "import os, json; print(json.dumps({k: v for k, v in os.environ.items() if k.startswith('SWTRACE')}))"
-    options = ("--series", "mlp.down_proj", "--prefetch-step", "2", "--group", "tp", "--windows", "static", "--strict")
+    options = ["--series", "mlp.down_proj", "--share", "1/2", "--prefetch-step", "2", "--group", "tp", "--strict"]
+    options += ["--windows", "static"]
     told = json.loads(swtrace("run", "--no-daemon", *options, "--", *PYTHON, code).stdout)
     run_id = told.pop("SWTRACE_RUN_ID")
     assert run_id
@@ -61,6 +62,7 @@ def test_settings_reach_the_command(swtrace: Swtrace, rings: Path) -> None:
         "SWTRACE_LISTEN": "127.0.0.1:0",
         "SWTRACE_PREFETCH_STEP": "2",
         "SWTRACE_SERIES": "mlp.down_proj",
+        "SWTRACE_SHARE": "1/2",
         "SWTRACE_STRICT": "1",
         "SWTRACE_WINDOWS": "static",
     }

@@ -27,7 +27,7 @@ from swtrace.spans.delivery import SpanExport
 from swtrace.spans.traces import Sampling
 from swtrace.trace.identity import UntracedRank
 from swtrace.trace.schema import Untimed
-from tests.support.recorded_run import RecordedRun, series_info
+from tests.support.recorded_run import AS_PLANNED, RecordedRun, series_info
 
 ACCEPTED = (
     "text/plain;version=0.0.4",
@@ -85,7 +85,7 @@ def test_every_moment_of_a_folder_is_the_same_text(tmp_path: Path) -> None:
         run.write_untimed(Untimed.BUSY)
         run.write(20)
         renderers.check(rows())
-        younger = RecordedRun(tmp_path, run_id=odd)
+        younger = RecordedRun(tmp_path, run_id=odd, planned=AS_PLANNED)
         younger.write(3)
         assert "run__id=" in renderers.check(rows())
         younger.recorders[0].add_series(series_info(0, start_layer=30))

@@ -25,7 +25,7 @@ from swtrace.trace.identity import UntracedRank
 from tests.support.daemon_command import DaemonCommand, daemon
 from tests.support.metric_receiver import MetricReceiver, ReceivedExport, Samples
 from tests.support.patience import eventually, patience
-from tests.support.recorded_run import RecordedRun, series_info
+from tests.support.recorded_run import AS_PLANNED, RecordedRun, series_info
 from tests.support.span_receiver import SpanReceiver, collector, free_port
 
 OF_THE_MOMENT = {"swtrace_daemon_last_poll_timestamp_seconds", "swtrace_metric_exports_total"}
@@ -46,7 +46,7 @@ def metrics() -> Iterator[MetricReceiver]:
 @pytest.fixture
 def every_kind(tmp_path: Path) -> Iterator[RecordedRun]:
     """Ten steps on two hosts, for which every metric has a sample."""
-    run = RecordedRun(tmp_path / "rings", hosts=("host-a", "host-b"), ahead_ns=1_000_000_000)
+    run = RecordedRun(tmp_path / "rings", hosts=("host-a", "host-b"), ahead_ns=1_000_000_000, planned=AS_PLANNED)
     run.write(10)
     run.recorders[0].add_series(
         series_info(0, name="mlp.down_proj", refused="different shapes", window_count=0, owned_layers=0)

@@ -76,7 +76,7 @@ def test_a_plan_of_one_phase_is_compared_with_steps_of_that_phase() -> None:
     assert everything.step_ns > 2 * decode.step_ns
 
 
-FINDINGS = {
+FINDINGS: dict[str, dict[str, Any]] = {
     "as_planned": {},
     "better_than_planned": {"step_ns": Interval(1e9, 1e9, 1e9)},
     "plan_missed": {"step_ns": Interval(1e6, 1e6, 1e6)},

@@ -40,6 +40,7 @@ TESTED_THROUGH = {
     "swtrace/trace/identity.py": "trace/test_header.py",
     "swtrace/trace/records.py": "trace/test_ring_reader.py",
     "swtrace/version.py": "cli/test_commands.py",
+    "swtrace/vllm/observing.py": "scenarios/vllm/test_observing.py",
 }
 """Modules without tests of their own, and the tests that reach them. Keep this list short."""
 

@@ -94,7 +94,9 @@ def test_the_terminal_says_which_part_is_shared(still: Still) -> None:
 
     run(test())
     (series,) = picture(still.now, Filter()).series
-    assert explanation(series, 1, 2)[0] == "Rank 1, layer 24, from rank 0"
+    title, *sentences = explanation(series, 1, 2)
+    assert title == "Rank 1, layer 24, from rank 0"
+    assert "issued 0 shared layers ahead" in " ".join(sentences)
     assert WindowsView().draw(Scene(picture(still.now, Filter()), MONO), 120, 30)
 
 

@@ -75,7 +75,9 @@ def test_ranks_that_cannot_connect_in_time_are_told_the_setting(monkeypatch: pyt
     monkeypatch.setattr(post_processing, "roll_call", lambda *_: None)
     monkeypatch.setattr(post_processing, "backend", lambda _: "gloo")
     monkeypatch.setattr(post_processing, "TorchTransport", never)
-    constants = SimpleNamespace(name="hasty", where="series 'hasty', rank 1", group=RankGroup((0, 1), 1, object()))
+    constants = SimpleNamespace(
+        name="hasty", where="series 'hasty', rank 1", observed=False, group=RankGroup((0, 1), 1, object())
+    )
     with pytest.raises(PeerLostError) as caught:
         post_processing.new_transport(constants, {}, RunIdProposal("run", fixed=False), Settings(timeout_s=0.001))  # type: ignore[arg-type]
     assert str(caught.value) == (

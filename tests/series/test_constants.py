@@ -25,6 +25,25 @@ def test_the_prefetch_step_is_bounded(prefetch_step: int) -> None:
         Series("s", PAIR, 0, 4, prefetch_step=prefetch_step)
 
 
+@pytest.mark.parametrize(
+    ("layers", "prefetch_step", "message"),
+    [
+        ((4,), 0, r"1 of the layers \[3, 8\) would be shared, but a series needs at least two; set SWTRACE_SHARE"),
+        ((), 0, r"0 of the layers \[3, 8\) would be shared"),
+        ((4, 5, 7), 2, r"prefetch step 2: must be between 0 and 1 .*SWTRACE_PREFETCH_STEP or set SWTRACE_SHARE"),
+        ((5, 4), 0, r"shared layers 5, 4: must be in ascending order and within \[3, 8\)"),
+        ((4, 4, 5), 0, r"shared layers 4, 4, 5: must be"),
+        ((4, 8), 0, r"shared layers 4, 8: must be"),
+    ],
+)
+def test_layers_that_cannot_form_a_series_are_refused(
+    layers: tuple[int, ...], prefetch_step: int, message: str
+) -> None:
+    """Too few layers, too few for the prefetch step, twice, out of order or outside the stack: refused at once."""
+    with pytest.raises(RegistrationError, match=rf"{WHERE}: {message}"):
+        Series("s", PAIR, 3, 8, layers=layers, prefetch_step=prefetch_step)
+
+
 def test_one_layer_is_no_series() -> None:
     """A series has at least two layers."""
     with pytest.raises(RegistrationError, match=r"layers \[3, 4\) are not a series"):

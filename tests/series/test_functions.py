@@ -23,7 +23,7 @@ from tests.support.stacks import load, plain_linear, true_weights
 LAYERS = 5
 
 
-def use_as_the_original(_rank: int) -> tuple[bool, str, int]:
+def use_as_the_original(_rank: int) -> tuple[bool, str, str, int]:
     """Register, post-process once per layer, reach and compute, through the functions alone."""
     group = RankGroup.world()
     weights = true_weights(LAYERS)
@@ -42,20 +42,25 @@ def use_as_the_original(_rank: int) -> tuple[bool, str, int]:
     info = series_of(layers[0]).info
     close_all()
     rings = len(list(Path(os.environ["SWTRACE_DIR"]).glob("*.swt")))
-    return equal, info.windows, rings
+    return equal, info.windows, info.extent, rings
 
 
-@pytest.mark.parametrize(("windows", "policy"), [("", "static"), ("rolling", "rolling")])
-def test_code_written_against_the_original_can_switch(tmp_path: Path, windows: str, policy: str) -> None:
-    """Same names and arguments, right results; the environment sets policy and tracing."""
-    environment = {"SWTRACE_DIR": str(tmp_path), "SWTRACE": "1", "SWTRACE_WINDOWS": windows}
-    assert run_ranks(2, use_as_the_original, environment=environment) == [(True, policy, 2)] * 2
+@pytest.mark.parametrize(
+    ("windows", "policy", "share", "extent"),
+    [("", "static", "all", "layers 3-7"), ("rolling", "rolling", "layers:4-7", "4 of layers 3-7 shared")],
+)
+def test_code_written_against_the_original_can_switch(
+    tmp_path: Path, windows: str, policy: str, share: str, extent: str
+) -> None:
+    """Same names and arguments, right results; the environment sets policy, tracing and the layers to share."""
+    environment = {"SWTRACE_DIR": str(tmp_path), "SWTRACE": "1", "SWTRACE_WINDOWS": windows, "SWTRACE_SHARE": share}
+    assert run_ranks(2, use_as_the_original, environment=environment) == [(True, policy, extent, 2)] * 2
 
 
 def test_without_the_switch_nothing_is_recorded(tmp_path: Path) -> None:
     """Unless SWTRACE=1, the functions share weights and write no ring."""
     environment = {"SWTRACE_DIR": str(tmp_path), "SWTRACE": ""}
-    assert run_ranks(2, use_as_the_original, environment=environment) == [(True, "static", 0)] * 2
+    assert run_ranks(2, use_as_the_original, environment=environment) == [(True, "static", "layers 3-7", 0)] * 2
 
 
 def test_a_series_is_described_the_same_by_all_its_layers() -> None:

@@ -23,6 +23,7 @@ class Known:
     """What the operators see of a series."""
 
     where = "series 's', rank 0"
+    observes = False
 
     def __init__(self, error: Exception | None = None) -> None:
         self.closed = False

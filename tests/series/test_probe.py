@@ -14,7 +14,18 @@ from swtrace.errors import TransportError
 from swtrace.profile import Profile
 from swtrace.series import RankGroup, Series
 from swtrace.series import probe as module
-from swtrace.series.probe import BroadcastChannel, Extent, Transfers, _Block, _covered, _shifts, probe
+from swtrace.series.probe import (
+    Beside,
+    BroadcastChannel,
+    Extent,
+    Memory,
+    Transfers,
+    _Block,
+    _covered,
+    _shifts,
+    probe,
+    stretch,
+)
 from swtrace.settings import Settings
 from tests.support.ranks import run_ranks
 
@@ -61,7 +72,7 @@ def _started(folder: Path) -> tuple[Profile, int]:
     torch.distributed.barrier()
     written = Profile.read(folder.parent / "profile.json")
     module._probed.clear()
-    module.probe = _fails
+    module.probe = _fails  # type: ignore[assignment]
     series = _series(settings)
     with series.step():
         for layer in range(3):
@@ -74,16 +85,18 @@ def _started(folder: Path) -> tuple[Profile, int]:
 
 def _probed(_rank: int, folder: str) -> Probed:
     group, settings = RankGroup.world(), Settings(directory=Path(folder))
+    module._BLOCK_NS = 5_000_000
     extent = Extent(SIZES, CONCURRENT, seconds=0.0)
     kinds: set[str] = set()
     outcome = probe(group, extent, settings, progress=lambda progress: kinds.add(progress.kind))
     torch.distributed.barrier()
     left = tuple(path.name for path in Path(folder).iterdir())
-    channel = BroadcastChannel(group, extent, 60)
+    memory = Memory(group.rank_in_group, extent)
+    channel = BroadcastChannel(group, memory, 60)
     transfers = Transfers(channel, SIZES[0], 2, 8)
     transfers.issue()
     transfers.wait()
-    received = channel.windows[: 2 * SIZES[0]].view(2, -1)
+    received = memory.windows[: 2 * SIZES[0]].view(2, -1)
     assert (received == received[:, :1]).all()
     written, steps = _started(Path(folder))
     return Probed(outcome.profile, outcome.left_out, len(kinds), left, written, steps, received[:, 0].tolist())
@@ -143,10 +156,24 @@ def test_a_probe_that_fails_does_not_keep_a_series_from_running(probed: list[Pro
     assert [each.steps for each in probed] == [1, 1]
 
 
+def test_a_stretch_is_what_transfers_cost_the_products_beside_them() -> None:
+    """10 ms of products took 13 ms, of which 6 ms were beside transfers: in these, 3 ms of work took twice as long."""
+    found = stretch([Beside(6_000_000, 13_000_000, 10_000_000)] * 3)
+    assert found is not None
+    assert found.p50 == pytest.approx(2.0)
+    assert found.p95 == pytest.approx(2.0)
+
+
+def test_a_stretch_is_unknown_where_transfers_are_short() -> None:
+    """A transfer of 20 us in 10 ms of products, whose own noise is larger, says nothing about its effect."""
+    assert stretch([Beside(20_000, 10_300_000, 10_000_000)]) is None
+    assert stretch([]) is None
+
+
 def test_clocks_of_two_hosts_are_aligned_by_transfers_in_both_directions() -> None:
     """Rank 1's clock is 5000 ns ahead; transfers take 100 ns each way, or longer."""
-    ahead = _Block([5200, 5400], [5100, 5900], [0, 1], None)
-    assert _shifts([_Block([0, 900], [50, 500], [0, 1], None), ahead]) == [0, 5000]
+    ahead = _Block([5200, 5400], [10, 10], [5100, 5900], [0, 1], None)
+    assert _shifts([_Block([0, 900], [10, 10], [50, 500], [0, 1], None), ahead]) == [0, 5000]
 
 
 def test_a_size_beyond_the_largest_that_is_asked_for_is_measured_too() -> None:

@@ -59,25 +59,6 @@ def test_a_resident_layer_is_left_alone() -> None:
         series.reach(4)
 
 
-@pytest.mark.parametrize(
-    ("layers", "prefetch_step", "message"),
-    [
-        ((4,), 0, r"1 of the layers \[3, 8\) would be shared, but a series needs at least two; set SWTRACE_SHARE"),
-        ((), 0, r"0 of the layers \[3, 8\) would be shared"),
-        ((4, 5, 7), 2, r"prefetch step 2: must be between 0 and 1 .*SWTRACE_PREFETCH_STEP or set SWTRACE_SHARE"),
-        ((5, 4), 0, r"shared layers 5, 4: must be in ascending order and within \[3, 8\)"),
-        ((4, 4, 5), 0, r"shared layers 4, 4, 5: must be"),
-        ((4, 8), 0, r"shared layers 4, 8: must be"),
-    ],
-)
-def test_layers_that_cannot_form_a_series_are_refused(
-    layers: tuple[int, ...], prefetch_step: int, message: str
-) -> None:
-    """Too few layers, too few for the prefetch step, twice, out of order or outside the stack: refused at once."""
-    with pytest.raises(RegistrationError, match=rf"{WHERE}: {message}"):
-        Series("s", PAIR, 3, 8, layers=layers, prefetch_step=prefetch_step)
-
-
 def test_a_refused_layer_is_left_as_it_was() -> None:
     """A layer that does not fit keeps its weight and its forward: the caller may use it unshared."""
     series = Series("s", PAIR, 3, 6)

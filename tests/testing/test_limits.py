@@ -44,7 +44,7 @@ LIMITS = {
 }
 REFUSED = {
     "min_eficiency=0.9": "has no argument 'min_eficiency': did you mean min_efficiency?",
-    "speed=1": "has no argument 'speed': must be one of: baseline, layer, max_stall_ratio, *warmup",
+    "speed=1": "has no argument 'speed': must be one of: baseline, layer, max_stall_ratio, *within_plan",
     "phase='decoding'": "phase='decoding': must be one of: *decode*",
     "'o_proj'": "@pytest.mark.swtrace('o_proj'): arguments must be named, such as max_stall_ratio=0.05",
     "tolerance=0.5": "@pytest.mark.swtrace: tolerance has no effect without baseline=True",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,7 +98,7 @@ def test_a_later_series_of_the_same_name_gets_its_own(tmp_path: Path) -> None:
     """A name is unique per start layer and group, refused series do not count, and a long name is cut, not refused."""
     recorder = Recorder.create(tmp_path, identity(), records=64)
     long = "n" * MAX_TEXT
-    changes: list[dict[str, object]] = [
+    changes: list[dict[str, Any]] = [
         {"refused": "too small"},
         {},
         {"start_layer": 30},

@@ -64,6 +64,12 @@ CASES: dict[str, tuple[Layout, str]] = {
     "stages, world asked": (Layout(pipeline=2, setting="world"), "refused: .* pipeline stages and hold different"),
     "tp asked, one rank": (Layout(data=2, mixture=True, setting="tp"), "refused: the tp group has one rank$"),
     "dp asked, one rank": (Layout(tensor=2, setting="dp"), "refused: the dp group has one rank$"),
+    "observed, whole": (Layout(tensor=2, observed=True), "observed in tp 0,1: "),
+    "observed, split": (Layout(tensor=2, whole=False, observed=True), "observed alone 0: "),
+    "observed, one rank": (Layout(observed=True), "observed alone 0: "),
+    "observed, stages": (Layout(pipeline=2, setting="world", observed=True), "observed alone 0: "),
+    "observed, a replica": (Layout(dense=2, replica=1, observed=True), "observed alone 1: "),
+    "observed, another transport": (Layout(tensor=2, backend="nccl", observed=True), "observed in tp 0,1: "),
     "another transport": (Layout(tensor=2, backend="nccl"), "refused: the tp group communicates through nccl"),
 }
 

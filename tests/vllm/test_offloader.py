@@ -36,4 +36,4 @@ def test_each_stage_shares_its_part(folder: Path) -> None:
         ),
     )
     assert told[4][0][1].startswith("prefetch step 0 needs at least 2 shared layers, but SWTRACE_SHARE=1/5 shares 1 of")
-    assert told[5][1][1] == "SWTRACE_SHARE=layers:2-13:3 names layers 11, but the model has only 11"
+    assert told[5][1][1] == "SWTRACE_SHARE=layers:2-13:3 names layers 11, but those of the model are 0-10"

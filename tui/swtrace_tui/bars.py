@@ -89,9 +89,9 @@ def about(picture: Picture, palette: Palette, on: str) -> list[tuple[str, Style]
     )
     parts: list[tuple[str, Style]] = [(f" {info.name}", palette.style(palette.text, on=on, bold=True))]
     parts.append((f"  {focus.shape}", text))
-    parts.append((f"  prefetch step {info.prefetch_step}", text))
+    parts.append((f"  prefetch step {info.prefetch_step}" if info.shared else f"  {info.sharing}", text))
     parts.append((f"  {units.size(info.layer_bytes)} per layer", dim))
-    parts.append((f"  {info.transport}", dim))
+    parts.append((f"  {info.transport}" if info.shared else "", dim))
     parts.append((f"  {picture.run}", dim))
     if model:
         parts.append((f"  {model}", dim))

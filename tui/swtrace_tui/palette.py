@@ -123,7 +123,7 @@ class Palette:
 
     def ramp(self, metric: str) -> tuple[str, ...]:
         """Return the colours of a metric's ramp, lowest first."""
-        return _ramp(self.ramps[metric])
+        return _ramp(self.ramps.get(metric, self.ramps["transfer"]))
 
     def heat_segments(self, metric: str, width: int) -> tuple[Segment, ...]:
         """Return one prebuilt cell per level, ``width`` columns wide."""

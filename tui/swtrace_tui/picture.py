@@ -132,7 +132,9 @@ class RankRow:
 
     @cached_property
     def stall_ratios(self) -> tuple[float, ...]:
-        """Stall ratio of each recent step that is whole and was not aborted, oldest first."""
+        """Stall ratio of each recent step that is whole and was not aborted, oldest first; none if only observed."""
+        if not self.facts.info.shared:
+            return ()
         return tuple(self.past.stall_ratio[self.past.regular[:, self.group_rank], self.group_rank].tolist())
 
     @property
@@ -451,7 +453,7 @@ def _resummed(facts: SeriesFacts, steps: Sequence[StepFacts]) -> SeriesFacts:
             replace(
                 rank,
                 recent=sums[rank.info.rank_in_group],
-                recent_as_planned=as_planned and as_planned[rank.info.rank_in_group],
+                recent_as_planned=None if as_planned is None else as_planned[rank.info.rank_in_group],
             )
             for rank in facts.ranks
         ),
@@ -505,10 +507,13 @@ def _state(facts: SeriesRankFacts, observed: ObservedRank | None, idle_ns: int, 
 
 
 def layer_profile(series: SeriesView) -> npt.NDArray[np.float64]:
-    """Return each position's mean stall per wait, in ns."""
+    """Return each position's mean stall per wait, in ns; of an observed series, the mean time of the layer."""
     steps = series.steps
     if not steps:
         return np.zeros(series.layers)
+    if not series.facts.shared:
+        took = np.concatenate([step.layer_ns for step in steps])
+        return np.asarray(took.sum(axis=0) / np.maximum(1, (took > 0).sum(axis=0)), np.float64)
     stall = np.sum([step.stall_ns.sum(axis=0) for step in steps], axis=0)
     waits = np.sum([step.receiver.sum(axis=0) for step in steps], axis=0)
     return np.asarray(stall / np.maximum(1, waits), np.float64)

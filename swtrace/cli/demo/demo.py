@@ -83,7 +83,8 @@ def _part(text: str) -> str:
 _Count = Annotated[int | None, _count("--ranks", "Number of ranks (2).", "N", 2, MAX_RANKS)]
 _Layers = Annotated[int | None, _count("--layers", "Number of layers (60).", "N", 2, MAX_LAYERS)]
 _Part = Annotated[
-    str | None, _dial("--share", "Which layers to share: all, a part such as 1/2, or a list (all).", "PART", _part)
+    str | None,
+    _dial("--share", "Which layers to share: all, none, a part such as 1/2, or a list (all).", "PART", _part),
 ]
 _Mib = Annotated[float | None, _amount("--mib", "Size of one layer's weight (1).", "MIB", MIN_MIB, MAX_MIB)]
 _Compute = Annotated[float | None, _amount("--compute-ms", "Compute per layer.", "MS", 0, MAX_MS)]
@@ -483,8 +484,10 @@ def _describe(dials: Dials, directory: Path) -> str:
     late = f", the last rank computes {dials.late_ms:g} ms longer per layer" if dials.late_ms else ""
     jitter = f", {dials.jitter_ms:g} ms mean jitter" if dials.jitter_ms else ""
     part = f" ({len(dials.shared)} of them shared)" if len(dials.shared) < dials.layers else ""
+    share = "observe" if dials.observes else dials.transport.value
+    ahead = "" if dials.observes else f", prefetch step {dials.prefetch_step}"
     return (
-        f"{dials.ranks} ranks that {dials.transport.value}, {dials.layers} layers of {dials.mib:g} MiB{part}, "
-        f"{dials.compute_ms:g} ms compute per layer{late}{jitter}, prefetch step {dials.prefetch_step}, {extent}; "
+        f"{dials.ranks} ranks that {share}, {dials.layers} layers of {dials.mib:g} MiB{part}, "
+        f"{dials.compute_ms:g} ms compute per layer{late}{jitter}{ahead}, {extent}; "
         f"rings in {directory}"
     )

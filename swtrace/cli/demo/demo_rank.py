@@ -17,6 +17,7 @@ from swtrace.cli.demo.scenarios import Transport
 from swtrace.cli.exit_codes import ExitCode, exit_code
 from swtrace.errors import SwtraceError
 from swtrace.settings import Settings
+from swtrace.share import ALL_LAYERS, Share
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +95,11 @@ def _run(dials: Dials, rank: int, group: RankGroup) -> tuple[int, int]:
         windows=dials.windows.value,
         recorder=process_recorder,
         time_every=1,
-        settings=replace(Settings.from_environment(), transport=dials.transport.value),
+        settings=replace(
+            Settings.from_environment(),
+            transport=dials.transport.value,
+            share=Share.parse(dials.share) if dials.observes else ALL_LAYERS,
+        ),
     )
     layers = []
     for layer in range(dials.layers):

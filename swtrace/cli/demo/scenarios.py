@@ -105,8 +105,13 @@ class Dials:
 
     @property
     def shared(self) -> tuple[int, ...]:
-        """The layers that are shared."""
-        return Share.parse(self.share).layers(0, self.layers)
+        """The layers that are shared; all, if they are only observed."""
+        return tuple(range(self.layers)) if self.observes else Share.parse(self.share).layers(0, self.layers)
+
+    @property
+    def observes(self) -> bool:
+        """Whether nothing is shared."""
+        return Share.parse(self.share).observes
 
     def fitting(self) -> Dials:
         """Return these dials with a prefetch step that fits their shared layers."""

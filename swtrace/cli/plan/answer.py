@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from swtrace import units
 from swtrace.cli.plan.planning import Question
@@ -26,8 +27,7 @@ def answer(plan: SeriesPlan) -> str:
         return f"Share nothing of {name}: no settings that save memory are sure to keep {budget(plan)}."
     return (
         f"Share {part(chosen.candidate)} of {name} with {settings_in_words(chosen.candidate)}: saves "
-        f"{units.size(chosen.saved_bytes)} per rank, costs {percent(chosen.stall_ratio)} of step time "
-        f"({percent_range(chosen.stall_ratio)})."
+        f"{units.size(chosen.saved_bytes)} per rank, stalls for {stall(chosen)} of step time{_longer(plan, chosen)}."
     )
 
 
@@ -41,8 +41,8 @@ def details(plan: SeriesPlan, source: str) -> tuple[str, ...]:
     elif (closest := plan.closest) is not None:
         said.append(
             f"The closest: {part(closest.candidate)} with {settings_in_words(closest.candidate)} saves "
-            f"{units.size(closest.saved_bytes)} per rank and costs {percent(closest.stall_ratio)} of step time "
-            f"({percent_range(closest.stall_ratio)}).{_enough(plan, closest)}"
+            f"{units.size(closest.saved_bytes)} per rank and stalls for {stall(closest)} of step time."
+            f"{_enough(plan, closest)}"
         )
     said.append(_measured(plan, source))
     if len(plan.phases) > 1:
@@ -50,9 +50,18 @@ def details(plan: SeriesPlan, source: str) -> tuple[str, ...]:
     return tuple(said)
 
 
+def _longer(plan: SeriesPlan, prediction: Prediction) -> str:
+    """Return how much longer steps get. Stalls are only part of it: transfers also compete with compute."""
+    unshared = plan.unshared
+    if unshared is None or unshared.step_ns is None or prediction.step_ns is None:
+        return ""
+    longer = prediction.step_ns.value / unshared.step_ns.value - 1
+    return f", and makes steps {units.ratio(abs(longer))} {'shorter' if longer < 0 else 'longer'}"
+
+
 def _enough(plan: SeriesPlan, prediction: Prediction) -> str:
     """Return which limit on stall would allow a prediction; empty if its stall is not what rules it out."""
-    if plan.budget.stall_ratio is None or prediction.stall_ratio is None:
+    if prediction.stall_ratio is None or not replace(plan.budget, stall_ratio=1.0).allows(prediction):
         return ""
     return f" --max-stall {math.ceil(1000 * prediction.stall_ratio.high) / 10:g}% would allow it."
 
@@ -60,15 +69,14 @@ def _enough(plan: SeriesPlan, prediction: Prediction) -> str:
 def notes(source: Source, plans: Sequence[SeriesPlan], question: Question) -> tuple[str, ...]:
     """Return what limits all plans together."""
     said = []
-    assumed = [
-        *(
-            [f"{question.ranks} ranks, between which a transfer takes as long as measured"]
-            if question.ranks is not None
-            else []
-        ),
-        *([f"a transport of {units.bandwidth(question.bandwidth)}"] if question.bandwidth is not None else []),
-        *([f"compute times {question.scale_compute:g}"] if question.scale_compute != 1 else []),
-    ]
+    assumed = []
+    if question.ranks is not None:
+        as_measured = ", between which a transfer takes as long as measured" if question.bandwidth is None else ""
+        assumed.append(f"{question.ranks} ranks{as_measured}")
+    if question.bandwidth is not None:
+        assumed.append(f"a transport of {units.bandwidth(question.bandwidth)}")
+    if question.scale_compute != 1:
+        assumed.append(f"compute times {question.scale_compute:g}")
     if assumed:
         said.append(f"Assumed, not measured: {', '.join(assumed)}.")
     if len({plan.key.name for plan in plans}) > 1:
@@ -93,15 +101,11 @@ def _measured(plan: SeriesPlan, source: str) -> str:
     steps = f"Measured: {counted(plan.steps, f'{phase}step')}{batch}{whose} from {source}: {where}"
     if measured is None:
         return f"{steps}."
-    how = (
-        f"{part(measured.candidate)} shared with {settings_in_words(measured.candidate)}"
-        if shares(measured.candidate)
-        else "observed, not shared"
-    )
-    return (
-        f"{steps}, {how}. A step took {units.duration(measured.step_ns)} and stalled for "
-        f"{units.ratio(measured.stall_ratio)} of it."
-    )
+    took = units.duration(measured.step_ns)
+    if not shares(measured.candidate):
+        return f"{steps}, observed, not shared. A step took {took}."
+    how = f"{part(measured.candidate)} shared with {settings_in_words(measured.candidate)}"
+    return f"{steps}, {how}. A step took {took} and stalled for {units.ratio(measured.stall_ratio)} of it."
 
 
 def budget(plan: SeriesPlan) -> str:
@@ -138,13 +142,7 @@ def duration(interval: Interval | None) -> str:
     return units.ranged((interval.value, interval.low, interval.high), units.duration)
 
 
-def percent(interval: Interval | None) -> str:
-    """Return the value of a ratio as a percentage."""
-    return units.UNKNOWN if interval is None else units.ratio(interval.value)
-
-
-def percent_range(interval: Interval | None) -> str:
-    """Return the range of a ratio: ``0.2 to 1.9 %``."""
-    if interval is None:
-        return units.UNKNOWN
-    return f"{100 * interval.low:.1f} to {units.ratio(interval.high)}"
+def stall(prediction: Prediction) -> str:
+    """Return a stall ratio with its range: ``0.8 % (0.2 to 1.9)``."""
+    ratio = prediction.stall_ratio
+    return units.UNKNOWN if ratio is None else units.ranged((ratio.value, ratio.low, ratio.high), units.ratio)

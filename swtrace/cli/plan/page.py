@@ -45,7 +45,7 @@ def _series(plan: SeriesPlan, source: str, words: WordLinks, *, first: bool) -> 
     stage = f", from layer {plan.key.start_layer}" if plan.key.start_layer else ""
     chosen = plan.chosen
     level = "good" if chosen is not None and shares(chosen.candidate) else "warning"
-    seen: set[str] = set()
+    seen = {"run"}  # of a name such as run.swrec
     details = "".join(f"<p>{words.linked(said, seen)}</p>" for said in answer.details(plan, source))
     parts = [
         f'<h2 class="{"first" if first else ""}">{escape(plan.key.name + stage)}</h2>',
@@ -60,7 +60,7 @@ def _series(plan: SeriesPlan, source: str, words: WordLinks, *, first: bool) -> 
         reasons = "".join(
             f"<li>{units.counted(count, 'candidate')}: {words.linked(why)}</li>" for why, count in plan.refusals.items()
         )
-        parts.append(f'<h3>Not predicted</h3><ul class="verdict">{reasons}</ul>')
+        parts.append(f"<h3>Not predicted</h3><ul>{reasons}</ul>")
     return "\n".join(parts)
 
 
@@ -81,7 +81,7 @@ def _charts(plan: SeriesPlan, shown: Sequence[Prediction]) -> str:
         found = []
         for each in shown:
             interval = getattr(each, figure)
-            text = answer.duration(interval) if figure == "step_ns" else _percent(each)
+            text = answer.duration(interval) if figure == "step_ns" else answer.stall(each)
             title = f"{_named(each)}: saves {units.size(each.saved_bytes)}, {text}"
             css = "chosen" if each == plan.chosen else ""
             x = each.saved_bytes / unit
@@ -119,22 +119,22 @@ def _table(plan: SeriesPlan, shown: Sequence[Prediction], words: WordLinks) -> s
     for each in shown:
         candidate, shared = each.candidate, shares(each.candidate)
         cells = (
-            "choice" if each == plan.chosen else "",
+            "\u25b6" if each == plan.chosen else "",
             units.size(each.saved_bytes),
             units.size(each.memory_bytes),
             answer.layers(each) if shared else "none",
             str(candidate.prefetch_step) if shared else units.UNKNOWN,
             *(getattr(candidate, name) if shared else units.UNKNOWN for name in common.columns),
             answer.duration(each.step_ns),
-            _percent(each),
+            answer.stall(each),
         )
         css = ' class="chosen"' if each == plan.chosen else ""
         rows.append(f"<tr{css}>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
     return (
-        f'<h3>The front</h3><div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
-        f'<p class="dim">{f"All {common.said}. " if common.said else ""}Memory is what the rank that holds most would '
-        f"hold of this linear. Saved is per rank, compared with no sharing. In brackets: {100 * CONFIDENCE:.0f} % "
-        "intervals.</p>"
+        f'<h3>The front</h3><div class="scroll"><table class="plan"><tr>{head}</tr>{"".join(rows)}</table></div>'
+        f'<p class="dim">&#9654; is the choice. {f"All {common.said}. " if common.said else ""}Memory is what the rank '
+        "that holds most would hold of this linear. Saved is per rank, compared with no sharing. In brackets: "
+        f"{100 * CONFIDENCE:.0f} % intervals.</p>"
     )
 
 
@@ -155,7 +155,3 @@ def _named(prediction: Prediction) -> str:
     if not shares(prediction.candidate):
         return "not shared"
     return f"{answer.layers(prediction)} layers, {answer.settings_in_words(prediction.candidate)}"
-
-
-def _percent(prediction: Prediction) -> str:
-    return f"{answer.percent(prediction.stall_ratio)} ({answer.percent_range(prediction.stall_ratio)})"

@@ -31,7 +31,6 @@ from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.plan.asked import bandwidth, budget, chosen_values
 from swtrace.cli.recorded import WARMUP, Salvage, Steps, Warmup, step_range
 from swtrace.cli.ring_folder import FolderOption
-from swtrace.cli.signals import exit_in_order
 from swtrace.units import counted
 
 if TYPE_CHECKING:
@@ -210,7 +209,6 @@ def plan(
     from swtrace.profile import Profile
     from swtrace.selection import Selection
 
-    exit_in_order()
     exclusive({"FILE": files or None, "--dir": directory, "--connect": connect})
     if salvage and not files:
         raise CommandError("--salvage needs a recording", ExitCode.USAGE)

@@ -14,7 +14,6 @@ from swtrace.ledger.planning.candidates import PREFETCH_STEPS, SHARES, Axes
 from swtrace.ledger.planning.pareto import Budget
 from swtrace.ledger.planning.planner import Planner
 from swtrace.profile import FAMILIES, Profile
-from swtrace.share import NONE
 from swtrace.trace.identity import SeriesInfo
 
 
@@ -37,7 +36,7 @@ class Question:
         """Return the values to combine for a series: by default the usual ones, and those of the run."""
         values = self.values
         static = ("static",) if info.windows != "rolling" else ("static", "rolling")
-        own = {info.prefetch_step} if info.layers and info.transport != NONE else set()
+        own = {info.prefetch_step} if info.shared else set()
         return Axes(
             transports=values.transports or self._transports(info),
             ranks=self.ranks or len(info.group_ranks),
@@ -48,7 +47,7 @@ class Question:
 
     def _transports(self, info: SeriesInfo) -> tuple[str, ...]:
         """Return the transports that the run or the profile used; all of them if neither says."""
-        used = set() if info.transport == NONE else {"broadcast" if info.lockstep else "pull"}
+        used = {"broadcast" if info.lockstep else "pull"} if info.shared else set()
         if self.profile is not None:
             used |= {timing.family for timing in self.profile.timings}
         return tuple(family for family in FAMILIES if family in used) or FAMILIES
@@ -57,7 +56,7 @@ class Question:
         """Return what to do if nothing can be predicted."""
         if all(plan.measured is None for plan in made):
             return "let the run finish more steps, and time every one (SWTRACE_TIME_EVERY=1)"
-        if any(plan.info.transport == NONE for plan in made) and self.profile is None:
+        if any(not plan.info.shared for plan in made) and self.profile is None:
             return "measure the transport with `swtrace probe`, and pass its file with --profile"
         return (
             "record more steps, or steps of one kind (--phase), while the machine does nothing else; or watch the run "
@@ -91,6 +90,11 @@ def _plan(
 ) -> SeriesPlan:
     info = facts.ranks[0].info
     axes = question.axes(info)
+    if axes.ranks == 1:
+        raise CommandError(
+            f"{facts.key.name} ran in a group of one rank; pass the number of ranks that would share it with --ranks",
+            ExitCode.USAGE,
+        )
     planner = Planner.of(steps, question.profile, scale_compute=question.scale_compute, bandwidth=question.bandwidth)
     predictions = []
     if planner is not None:

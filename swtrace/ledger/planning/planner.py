@@ -44,6 +44,9 @@ DRIFT = 0.012
 """Standard deviation of the mean step time between two equal runs of the same minute, as a share of it."""
 DOUBT = 0.25
 """Standard deviation of a predicted change, as a share of the change."""
+SLOWDOWN = 1.5
+"""How much compute slows transfers down, as a multiple of how much they slow it down: of what was tried, this predicted
+real runs best."""
 _MOVES = {BROADCAST: "broadcast", PULL: "copy"}
 _NORMAL = 1.645
 """Standard deviations on both sides of a normal distribution's mean that hold 90 % of it."""
@@ -78,14 +81,6 @@ class Forecast:
     stall_ns: Interval
     """Mean per step, on the most stalled rank."""
     slack_per_wait_ns: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Channel:
-    """How transfers and compute slow each other down (:class:`~swtrace.ledger.planning.replay.Settings`)."""
-
-    contention: _Float
-    slowdown: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +162,7 @@ class Planner:
         overhead = _overhead_ns(_family(info), profile, info.layer_bytes)
         contention = None
         if info.clock == Clock.DEVICE.name.lower():  # work on a device does not wait for a core
-            probed = _probed(_family(info), profile, info.layer_bytes)
-            contention = 0.0 if probed is None else float(probed.contention[0])
+            contention = _probed_contention(_family(info), profile, info.layer_bytes)
         workloads = [measure(run, info, overhead_ns=overhead, contention=contention) for run in runs]
         return cls(info, workloads, profile, scale_compute, bandwidth)
 
@@ -179,16 +173,16 @@ class Planner:
         info = self._info
         memory = memory_bytes(info, candidate)
         found = self.forecast(candidate)
-        known = not isinstance(found, str)
+        forecast = None if isinstance(found, str) else found
         return Prediction(
             candidate,
             shared_layers=len(self._layers(candidate.share)),
             stack_layers=info.stack_layers,
             memory_bytes=memory,
             saved_bytes=info.stack_layers * info.layer_bytes - memory,
-            step_ns=found.step_ns if known else None,
-            stall_ratio=found.stall_ratio if known else None,
-            refusal="" if known else found,
+            step_ns=None if forecast is None else forecast.step_ns,
+            stall_ratio=None if forecast is None else forecast.stall_ratio,
+            refusal=found if isinstance(found, str) else "",
         )
 
     def forecast(self, candidate: Candidate) -> Forecast | str:
@@ -278,34 +272,25 @@ class Planner:
         source = np.array([source_rank(info.start_layer + p, candidate.ranks) for p in range(len(layers))], np.int64)
         family = candidate.transport
         same = family == _family(info)
-        channel = self._channel(family, workload)
+        contention = self._contention(family, workload)
+        slowdown = SLOWDOWN * float(contention.mean())
         return Settings(
             shared=layers,
             source=source,
             prefetch_step=candidate.prefetch_step,
             rendezvous=info.rendezvous if same else RECEIVER if family == PULL else TREE,
             queue=info.queue if same else RECEIVER,
-            moving=self._moving(family, workload, layers, source, channel, bandwidth),
+            moving=self._moving(family, workload, layers, source, slowdown, bandwidth),
             overhead_ns=_overhead_ns(family, self._profile, info.layer_bytes),
-            contention=channel.contention,
-            slowdown=channel.slowdown,
+            contention=contention,
+            slowdown=slowdown,
         )
 
-    def _channel(self, family: str, workload: Workload) -> _Channel:
-        """Return how transfers and compute slow each other down.
-
-        If the run had such transfers, their contention is known. A profile then says how much slower transfers get
-        with it; without one, as much as compute does. If it had none, all is from the profile.
-        """
-        probed = _probed(family, self._profile, self._info.layer_bytes)
-        if family != _family(self._info):
-            known = probed or _Channel(np.zeros(1), 0.0)
-            return replace(known, contention=np.full(len(workload.ranks), known.contention[0]))
-        mean = float(workload.contention.mean())
-        slowdown = mean
-        if probed is not None and probed.contention[0] > 0:
-            slowdown = probed.slowdown * min(1.0, mean / float(probed.contention[0]))
-        return _Channel(workload.contention, slowdown)
+    def _contention(self, family: str, workload: Workload) -> _Float:
+        """Return how much transfers slow compute down, ``[rank]``: as measured, or as probed if the run had none."""
+        if family == _family(self._info):
+            return workload.contention
+        return np.full(len(workload.ranks), _probed_contention(family, self._profile, self._info.layer_bytes))
 
     def _moving(
         self,
@@ -313,7 +298,7 @@ class Planner:
         workload: Workload,
         layers: Sequence[int],
         source: npt.NDArray[np.int64],
-        channel: _Channel,
+        slowdown: float,
         bandwidth: float | None,
     ) -> _Float:
         """Return the time on the channel of each transfer while its receiver does not compute.
@@ -321,7 +306,7 @@ class Planner:
         That of the nearest layer that the rank received in the same step; from the profile if it received none.
         """
         found = np.full((*workload.step_ns.shape, len(layers)), np.nan)
-        measured = workload.moving * alone(workload.computing, channel.slowdown)
+        measured = workload.moving * alone(workload.computing, slowdown)
         for row, rank in enumerate(workload.ranks):
             wanted = np.flatnonzero(source != rank)
             if not wanted.size:
@@ -411,13 +396,12 @@ def _timing(family: str, profile: Profile | None, layer_bytes: int, *, computing
     return min(found, key=lambda each: abs(math.log(each.bytes / layer_bytes)), default=None)
 
 
-def _probed(family: str, profile: Profile | None, layer_bytes: int) -> _Channel | None:
-    """Return how transfers and compute slowed each other down while a profile was taken; None if it does not say."""
-    idle, computing = (_timing(family, profile, layer_bytes, computing=each) for each in (False, True))
-    if idle is None or computing is None or computing.compute_stretch is None:
-        return None
-    contention = min(MOST_CONTENTION, max(0.0, computing.compute_stretch.p50 - 1))
-    return _Channel(np.array([contention]), max(0.0, computing.seconds.p50 / idle.seconds.p50 - 1))
+def _probed_contention(family: str, profile: Profile | None, layer_bytes: int) -> float:
+    """Return how much transfers slowed compute down while a profile was taken; 0 if it does not say."""
+    timing = _timing(family, profile, layer_bytes, computing=True)
+    if timing is None or timing.compute_stretch is None:
+        return 0.0
+    return min(MOST_CONTENTION, max(0.0, timing.compute_stretch.p50 - 1))
 
 
 def _drawn_ns(family: str, profile: Profile | None, layer_bytes: int, shape: tuple[int, ...]) -> _Float:

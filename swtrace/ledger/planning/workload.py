@@ -99,7 +99,7 @@ class Workload:
         left = right - 1
         span = self.knots[right] - self.knots[left]
         share = np.where(span > 0, (places - self.knots[left]) / np.where(span > 0, span, 1.0), 1.0)
-        return self.curve[:, :, left] * (1 - share) + self.curve[:, :, right] * share
+        return np.asarray(self.curve[:, :, left] * (1 - share) + self.curve[:, :, right] * share)
 
 
 def consecutive(steps: Sequence[StepFacts]) -> list[StepFacts]:

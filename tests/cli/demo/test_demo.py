@@ -88,11 +88,14 @@ NINE_STEPS = (*SMALL, "--steps", "9", "--compute-ms", "0", "--prefetch-step", "2
 
 
 @pytest.mark.parametrize("transport", ["broadcast", "pull"])
-@pytest.mark.parametrize(("ranks", "windows"), [(2, "static"), (3, "rolling")])
-def test_every_output_is_identical(demo: RunDemo, transport: str, ranks: int, windows: str) -> None:
-    """Each layer's output of each step on each rank is that of resident weights."""
-    options = ("--ranks", str(ranks), "--windows", windows, "--transport", transport)
+@pytest.mark.parametrize(("ranks", "windows", "share"), [(2, "static", "all"), (3, "rolling", "3/4")])
+def test_every_output_is_identical(demo: RunDemo, transport: str, ranks: int, windows: str, share: str) -> None:
+    """Each layer's output of each step on each rank, shared or not, is that of unshared weights."""
+    options = ("--ranks", str(ranks), "--windows", windows, "--transport", transport, "--share", share)
     result = demo(*NINE_STEPS, *options).result
+    (series,) = result["summary"]["series"]
+    assert series["layers"] == ([*range(8)] if share == "all" else [0, 2, 3, 4, 6, 7])
+    assert series["stack_layers"] == 8
     assert result["dials"]["transport"] == transport
     assert result["outputs_identical"]
     assert result["outputs_checked"] == ranks * 9 * 8
@@ -357,6 +360,7 @@ def test_a_terminal_shows_the_run_live_and_then_its_summary(tmp_path: Path) -> N
         "--transport",
         "--ranks",
         "--layers",
+        "--share",
         "--mib",
         "--compute-ms",
         "--prefetch-step",

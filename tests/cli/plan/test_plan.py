@@ -6,11 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from swtrace.cli.exit_codes import ExitCode
+from swtrace.cli.commands import app
+from swtrace.cli.exit_codes import ExitCode, exit_code
+from swtrace.errors import SwtraceError
 from swtrace.plan_file import PlanFile
 from swtrace.settings import CONFIG_KEY, Settings
-from tests.support.commands import Swtrace, assert_one_line, checked, help_text
+from tests.support.commands import help_text
+from tests.support.daemon_threads import serving
+from tests.support.patience import patience
 from tests.support.recorded_run import RecordedRun
 from tests.support.simulated_recordings import record, schedule
 
@@ -23,11 +28,21 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def run_plan(*arguments: str | Path, code: ExitCode = ExitCode.SUCCESS) -> tuple[str, str]:
+    """Run ``swtrace plan`` in this process, and return its stdout and its error. It must end with a status."""
+    result = CliRunner().invoke(app, ["plan", *map(str, arguments)])
+    failed = result.exception if isinstance(result.exception, SwtraceError) else None
+    if result.exception is not None and failed is None:
+        raise result.exception
+    assert (ExitCode.SUCCESS if failed is None else exit_code(failed)) == code, failed
+    return result.stdout, str(failed or "")
+
+
 def test_a_recording_gives_a_plan_in_every_form(recording: Path, tmp_path: Path) -> None:
     """One call prints JSON, writes the page and the plan; all have the same choice, and its settings are readable."""
     page, saved = tmp_path / "plan.html", tmp_path / "plan.json"
     options = ("--max-stall", "100%", "--prefetch-step", "1,2", "--html", page, "--save", saved)
-    (series,) = json.loads(checked("plan", recording, *options, "--json").stdout)["series"]
+    (series,) = json.loads(run_plan(recording, *options, "--json")[0])["series"]
     chosen = series["chosen"]
     assert any(each["front"] for each in series["predictions"])
     assert {each["prefetch_step"] for each in series["predictions"] if each["share"] != "none"} <= {1, 2}
@@ -39,47 +54,61 @@ def test_a_recording_gives_a_plan_in_every_form(recording: Path, tmp_path: Path)
     assert series["answer"].partition(" of ")[0] in page.read_text()
 
 
-def test_the_rings_of_this_host_are_the_default(swtrace: Swtrace, rings: Path) -> None:
-    """Without a file, the rings are read; what they hold cannot be planned for if no step is finished."""
-    assert_one_line(swtrace("plan"), ExitCode.FAILED, "no rank was found", "SWTRACE=1")
+def test_rings_and_daemons_give_the_same_plan(rings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a file, the rings of this host are read. A daemon gives the same; one that is silent is named."""
+    monkeypatch.setenv("SWTRACE_DIR", str(rings))
+    assert "no rank was found" in run_plan(code=ExitCode.FAILED)[1]
     run = RecordedRun(rings)
     run.write(30)
     run.close()
-    planned = swtrace("plan", "--max-stall", "100%")
-    assert planned.returncode == ExitCode.SUCCESS, planned.stderr
-    assert "self_attn.o_proj" in planned.stdout.splitlines()[0]
-    assert_one_line(swtrace("plan", "--run", "other"), ExitCode.USAGE, "no run 'other'", "run-1")
-    assert_one_line(swtrace("plan", "--series", "mlp"), ExitCode.USAGE, "no such series", "self_attn.o_proj")
+    planned, _ = run_plan("--max-stall", "100%")
+    assert "self_attn.o_proj" in planned.splitlines()[0]
+    with serving(rings) as client:
+        address = f"127.0.0.1:{client.base_url.port}"
+        through, _ = run_plan("--max-stall", "100%", "--connect", address, "--wait", str(patience()))
+        silent = run_plan("--connect", f"{address},127.0.0.1:1", "--wait", "0.2", code=ExitCode.FAILED)[1]
+    assert through.partition("Measured")[0] == planned.partition("Measured")[0]
+    assert silent.startswith("no answer within 0.2 s from ")
+    assert "127.0.0.1:1 (" in silent
+    assert "known are: run-1" in run_plan("--run", "other", code=ExitCode.USAGE)[1]
+    assert "known are: self_attn.o_proj from layer 0" in run_plan("--series", "mlp", code=ExitCode.USAGE)[1]
+
+
+def test_one_rank_needs_a_number_of_ranks(rings: Path) -> None:
+    """Nothing can be shared by one rank, so the command asks how many there would be."""
+    run = RecordedRun(rings, ranks=1)
+    run.write(30)
+    run.close()
+    assert "in a group of one rank" in run_plan("--dir", rings, code=ExitCode.USAGE)[1]
+    assert run_plan("--dir", rings, "--ranks", "4", "--bandwidth", "10GB/s")[0].startswith("Share ")
 
 
 def test_a_limit_that_nothing_meets_is_an_error(recording: Path) -> None:
     """If no settings are within a limit that was given, the command says so and fails, after it printed the table."""
-    failed = checked("plan", recording, "--memory", "1", code=ExitCode.FAILED)
-    assert "No plan for o_proj" in failed.stdout
-    assert "nothing fits 1 B per rank" in failed.stderr
+    printed, failed = run_plan(recording, "--memory", "1", code=ExitCode.FAILED)
+    assert "No plan for o_proj" in printed
+    assert "nothing fits 1 B per rank" in failed
 
 
 def test_too_few_steps_are_an_error_with_a_remedy(recording: Path) -> None:
     """If nothing can be predicted, the command says what to do."""
-    failed = checked("plan", recording, "--steps", "0:6", code=ExitCode.FAILED)
-    assert "too few consecutive steps" in failed.stdout
-    assert "SWTRACE_TIME_EVERY=1" in failed.stderr
+    printed, failed = run_plan(recording, "--steps", "0:6", code=ExitCode.FAILED)
+    assert "too few consecutive steps" in printed
+    assert "SWTRACE_TIME_EVERY=1" in failed
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "code", "words"),
     [
-        (("x.swrec", "--connect", "host:1"), ("FILE and --connect cannot be used together",)),
-        (("--salvage",), ("--salvage needs a recording",)),
-        (("--profile", "none.json"), ("none.json cannot be read",)),
-        (("--ca", "x"), ("--ca needs --connect",)),
+        (("x.swrec", "--connect", "host:1"), ExitCode.USAGE, "FILE and --connect cannot be used together"),
+        (("--salvage",), ExitCode.USAGE, "--salvage needs a recording"),
+        (("--profile", "none.json"), ExitCode.FAILED, "none.json cannot be read"),
+        (("--ca", "x"), ExitCode.USAGE, "--ca needs --connect"),
     ],
 )
-def test_bad_arguments_are_one_line(swtrace: Swtrace, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
-    """What cannot be done is one sentence on stderr."""
-    done = swtrace("plan", *arguments)
-    assert_one_line(done, done.returncode, *words)
-    assert done.returncode in {ExitCode.USAGE, ExitCode.FAILED}
+def test_bad_arguments_are_named(arguments: tuple[str, ...], code: ExitCode, words: str) -> None:
+    """What cannot be done is one sentence."""
+    assert words in run_plan(*arguments, code=code)[1]
 
 
 def test_help_says_what_to_do_first() -> None:

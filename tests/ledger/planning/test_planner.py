@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from swtrace.ledger.planning.planner import FEWEST_STEPS, Planner, memory_bytes
+from swtrace.ledger.planning.prediction import Interval
 from swtrace.share import Share
 from tests.support.planning import LAYERS, Ran, candidate, ran, uneven
 from tests.support.schedules import BYTES
@@ -60,7 +61,7 @@ def test_without_sharing_only_the_computes_remain(runs: dict[tuple[str, int], Ra
 
     assert said.step_ns is not None
     assert said.step_ns.value == pytest.approx(np.mean(compute), rel=0.02)
-    assert (said.stall_ratio, said.saved_bytes) == (replace(said.stall_ratio, value=0.0, low=0.0, high=0.0), 0)
+    assert (said.stall_ratio, said.saved_bytes) == (Interval(0.0, 0.0, 0.0), 0)
 
 
 @pytest.mark.parametrize("pull", [False, True])
@@ -83,7 +84,7 @@ def test_longer_computes_hide_more() -> None:
     group = uneven(transfer_ns=2_500_000)
     before = ran(group, "all", 1)
     said = before.planner(scale_compute=3.0).predict(candidate("all", 1))
-    truth = ran(replace(group, compute=lambda *of: tuple(3 * each for each in group.compute(*of))), "all", 1)  # type: ignore[arg-type,return-value]
+    truth = ran(replace(group, compute=lambda *of: tuple(3 * each for each in group.compute(*of))), "all", 1)
 
     assert before.stall_ratio > 0.3
     assert said.step_ns is not None

@@ -23,6 +23,8 @@ from swtrace.series import (
     register_layer_to_shared_weight_series,
 )
 from swtrace.series.functions import close_all
+from swtrace.settings import Settings
+from swtrace.share import Share
 from tests.support.ranks import run_ranks
 from tests.support.stacks import WIDTH, load, plain_linear, true_weights
 
@@ -510,3 +512,28 @@ def test_gradients_of_compiled_code_are_refused_as_those_of_eager_code_are() -> 
 def test_what_inductor_generates_gives_what_resident_weights_give() -> None:
     """The same with generated code, through the original names."""
     assert run_ranks(2, compiled_steps, WITH_INDUCTOR) == [["right, 1 graphs"]] * 2
+
+
+def test_an_observed_forward_compiles_to_one_graph_that_waits() -> None:
+    """Reach and wait are operators in it, and every linear is waited for. Without a series it computes the same."""
+    series = Series("s", RankGroup((0,), 0), 0, 3, settings=Settings(share=Share("none")))
+    layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+    def forward(x: Tensor) -> Tensor:
+        for index, layer in enumerate(layers):
+            series.reach(index)
+            x = layer(x)
+        return x
+
+    x = torch.ones(1, 8)
+    with torch.no_grad():
+        expected = forward(x)
+        for index, layer in enumerate(layers):
+            series.register(index, layer)
+        series.post_process()
+        compiled: Any = torch.compile(forward, backend="aot_eager", fullgraph=True)
+        for _ in range(2):
+            with series.step():
+                assert torch.equal(compiled(x), expected)
+    assert (series.statistics().steps, series.most_unwaited) == (2, 0)
+    series.close()

@@ -105,6 +105,7 @@ def test_one_rank_is_left_alone(workload: Workload, control: tuple[RankResult, .
     reason = "the tp group has one rank; the dp group has one rank; the world has one rank"
     (said,) = warnings((log / "rank-0.log").read_text())
     assert reason in said
+    assert said.endswith("; SWTRACE_SHARE=none still shows compute per layer")
     ((refused_rank, why),) = refusals(log / "rings", ranks=1).items()
     assert refused_rank == 0
     assert why.keys() == {SERIES}

@@ -35,6 +35,8 @@ class Layout:
     """Whether tensor parallelism leaves the linear whole."""
     setting: str = "auto"
     backend: str = "gloo"
+    observed: bool = False
+    """Whether the linear is only observed."""
 
 
 def choices(layouts: dict[str, Layout]) -> dict[str, str]:
@@ -48,7 +50,7 @@ def _choice(layout: Layout) -> str:
     import torch
 
     from swtrace.settings import Settings
-    from swtrace.vllm.groups import Refused, choose_group
+    from swtrace.vllm.groups import Refused, choose_group, observed_group
     from swtrace.vllm.replicas import REPLICAS_KEY
 
     stage = layout.tensor * layout.data
@@ -85,7 +87,8 @@ def _choice(layout: Layout) -> str:
         stack.enter_context(patch("torch.distributed.get_world_size", return_value=sizes["world"]))
         stack.enter_context(patch("torch.distributed.get_rank", return_value=0))
         try:
-            choice: Any = choose_group(settings, "attn.proj", linear, config)
+            choose = observed_group if layout.observed else choose_group
+            choice: Any = choose(settings, "attn.proj", linear, config)
         except Refused as refusal:
             return f"refused: {refusal}"
     return f"{choice.name} {','.join(map(str, choice.ranks))}: {choice.reason}"
@@ -157,7 +160,7 @@ def stages(total: int, partition: str) -> list[tuple[int, int]]:
     from torch import nn
     from vllm.model_executor.models.utils import make_layers
 
-    from swtrace.vllm.offloader import _layer_range
+    from swtrace.vllm.layers import layer_range
 
     os.environ["VLLM_PP_LAYER_PARTITION"] = partition
     config = Namespace(model_config=Namespace(get_total_num_hidden_layers=lambda: total))
@@ -167,7 +170,7 @@ def stages(total: int, partition: str) -> list[tuple[int, int]]:
         group = Namespace(rank_in_group=stage, world_size=count)
         with patch("vllm.distributed.parallel_state.get_pp_group", return_value=group):
             start, end, _ = make_layers(total, lambda prefix: nn.Identity(), prefix="layers")  # noqa: ARG005
-            assert _layer_range(config) == (start, end)
+            assert layer_range(config) == (start, end)
         ranges.append((start, end))
     return ranges
 

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -57,6 +58,8 @@ class CellMetric:
     about: str
     of: Callable[..., Counts]
     """Its values in a step; with ``[group rank, position]`` as the second argument, that cell's value."""
+    counts: Callable[[StepFacts], npt.NDArray[np.bool_]] = attrgetter("receiver")
+    """Returns which cells of a step have one."""
 
 
 METRICS: tuple[CellMetric, ...] = (
@@ -69,11 +72,19 @@ METRICS: tuple[CellMetric, ...] = (
         lambda step, at=...: sum(step.cause_ns[cause][at] for cause in _SKEWS),
     ),
 )
+COMPUTE = CellMetric(
+    "compute",
+    "time from a layer's reach to the next one's",
+    lambda step, at=...: step.layer_ns[at],
+    lambda step: np.asarray(step.layer_ns > 0, np.bool_),
+)
 SPANS = ("mean", "worst", "last")
 
 
 def metrics_of(series: SeriesView) -> tuple[CellMetric, ...]:
     """Return what the cells of a series can be coloured by. In a pull series, no rank waits for another."""
+    if not series.facts.shared:
+        return (COMPUTE,)
     return METRICS if series.facts.lockstep else tuple(metric for metric in METRICS if metric.name != "skew")
 
 
@@ -98,8 +109,9 @@ class StepSums:
             (1, [step for step in steps if id(step) not in known]),
         ):
             for step in changed:
-                self._total += sign * np.where(step.receiver, metric.of(step), 0)
-                self._waits += sign * step.receiver.astype(np.int64)
+                counts = metric.counts(step)
+                self._total += sign * np.where(counts, metric.of(step), 0)
+                self._waits += sign * counts.astype(np.int64)
         self._steps = steps
         return self._total, self._waits
 
@@ -135,6 +147,8 @@ class HeatMap(View, view=HEAT_MAP):
         super().__init__()
         self._metric = 0
         self._span = 0
+        self._ramp: tuple[str, ...] = ()
+        """The colours of the metric that is shown."""
         self._cursor = (0, 0)
         """Row among the ranks shown, and position."""
         self._untouched = True
@@ -159,6 +173,7 @@ class HeatMap(View, view=HEAT_MAP):
         metrics = metrics_of(series)
         self._metric %= len(metrics)
         metric = metrics[self._metric]
+        self._ramp = palette.ramp(metric.name)
         self._values, waited = values(series, metric, SPANS[self._span], self._sums)
         if self._untouched:
             self._cursor = _argmax(self._values[ranks])
@@ -216,7 +231,7 @@ class HeatMap(View, view=HEAT_MAP):
         at = next(i for i, first in enumerate(firsts[1:]) if self._cursor[0] < first)
         shown = max(1, room) if self._tall == 1 else len(listed)
         self._top_row = scrolled_to(at, self._top_row, shown, listed)
-        look = Look(palette, METRICS[self._metric].name, self._wide, self._paired, width)
+        look = Look(palette, metrics_of(series)[self._metric].name, self._wide, self._paired, width)
         top = float(means.max(initial=0.0))
         lines: list[Strip] = []
         self._lines = []
@@ -258,8 +273,9 @@ class HeatMap(View, view=HEAT_MAP):
             else:
                 line.put("▄", palette.style(colour))
         line.put(f" {units.duration(self._scale)}", dim)
-        if line.room > len("  · own layer"):
-            line.put("  · own layer", dim)
+        own = "  · own layer" if series.facts.shared else ""
+        if line.room > len(own):
+            line.put(own, dim)
         for note in (f"a column shows the worst of {self._fold} layers" if self._fold > 1 else "", metric.about):
             if note and line.room > len(note) + 2:
                 line.put(f"  {note}", dim)
@@ -283,7 +299,7 @@ class HeatMap(View, view=HEAT_MAP):
         waited = levels < _OWN
         mean = np.where(waited, shown, 0.0).sum(axis=0) / np.maximum(1, waited.sum(axis=0))
         top = float(mean.max(initial=0.0))
-        colour = palette.text if palette.mono else palette.ramp(METRICS[self._metric].name)[10]
+        colour = palette.text if palette.mono else self._ramp[10]
         plain, dim = palette.style(palette.text), palette.style(palette.dim)
         lines = []
         labels = {0: "mean "} if height == 1 else {0: f"{units.duration(top)} ", 1: "mean ", height - 1: "0 "}
@@ -304,7 +320,7 @@ class HeatMap(View, view=HEAT_MAP):
         past = [float(metrics_of(series)[self._metric].of(step, (group_rank, position))) for step in steps]
         if any(past) and line.room > 20:  # noqa: PLR2004 - room for some steps
             shown = min(len(past), line.room - 1)
-            line.put(sparkline(past, shown, max(past)), palette.style(palette.ramp(METRICS[self._metric].name)[11]))
+            line.put(sparkline(past, shown, max(past)), palette.style(self._ramp[11]))
         lines = [line.strip(plain)]
         for sentence in sentences:
             rows = wrap(sentence, width - 2, most=most - len(lines)) if len(lines) < most else []
@@ -451,8 +467,8 @@ def values(
     if not series.steps:
         return np.zeros(shape), np.zeros(shape, np.bool_)
     if span == "worst":
-        waited = np.any([step.receiver for step in series.steps], axis=0)
-        worst = np.max([np.where(step.receiver, metric.of(step), 0) for step in series.steps], axis=0)
+        waited = np.any([metric.counts(step) for step in series.steps], axis=0)
+        worst = np.max([np.where(metric.counts(step), metric.of(step), 0) for step in series.steps], axis=0)
         return worst.astype(np.float64), waited
     steps = last_steps(series) if span == "last" else series.steps
     total, waits = (sums or StepSums()).over(steps, metric)
@@ -497,6 +513,8 @@ def explanation(series: SeriesView, group_rank: int, position: int) -> list[str]
     name = series.rank_name(group_rank, "Rank")
     layer = series.layer(position)
     steps = [step for step in series.steps if step.present[group_rank, position]]
+    if not series.facts.shared:
+        return [f"{name}, layer {layer}", *_observed(steps, group_rank, position)]
     source = series.facts.ranks[0].info.source(position)
     if source == group_rank:
         return [
@@ -536,6 +554,24 @@ def explanation(series: SeriesView, group_rank: int, position: int) -> list[str]
     return [title, *sentences]
 
 
+def _observed(steps: Sequence[StepFacts], group_rank: int, position: int) -> list[str]:
+    """Return how long a rank's layer takes, and when its linear begins."""
+    took = np.array([int(step.layer_ns[group_rank, position]) for step in steps])
+    begin = np.array([int(step.wait_begin_ns[group_rank, position]) for step in steps])
+    reached = np.array([int(step.issued_ns[group_rank, position]) for step in steps])
+    sentences = []
+    if (known := took[took > 0]).size:
+        sentences.append(
+            f"Last {counted(known.size, 'step')}: from its reach to the next layer's "
+            f"{units.duration(float(known.mean()))} mean, {units.duration(float(known.max()))} worst."
+        )
+    if (called := begin > 0).any():
+        sentences.append(
+            f"Its linear begins {units.duration(float((begin - reached)[called].mean()))} after it (mean)."
+        )
+    return sentences or ["Nothing is known of this layer in these steps."]
+
+
 def _crowds(series: SeriesView, waits: Sequence[StepFacts], group_rank: int, position: int) -> list[str]:
     """Return how long a rank's copies of a layer take by the number of ranks that read from its owner at once."""
     known = readers(series.facts, series.steps)
@@ -560,13 +596,14 @@ def _last(series: SeriesView, step: StepFacts, group_rank: int, position: int) -
     issued = int(step.issued_ns[cell])
     flags = int(step.flags[cell])
     ahead = (position - int(step.reach_position[cell])) % series.layers
+    term = series.facts.ranks[0].info.layer_term
     bound = "at most " if step.observed[cell] == Observed.UPPER_BOUND else ""
     window = int(step.window[cell])
     where = f" into window {window}" if window != NO_WINDOW else ""
     crosses = " in the previous step" if flags & TransferFlag.CROSSES_STEPS else ""
     since = {name: units.duration(int(getattr(step, name)[cell]) - issued) for name in _INSTANTS}
     return (
-        f"Step {step.step}: issued {counted(ahead, 'layer')} ahead{crosses}{where}; ready {bound}{since['ready_ns']} "
+        f"Step {step.step}: issued {counted(ahead, term)} ahead{crosses}{where}; ready {bound}{since['ready_ns']} "
         f"after issue; wait: began {since['wait_begin_ns']} and ended {since['wait_end_ns']} after issue; stall "
         f"{units.duration(int(step.stall_ns[cell]))}, slack {units.duration(int(step.slack_ns[cell]))}."
     )

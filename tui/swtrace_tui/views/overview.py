@@ -33,7 +33,12 @@ STATE_GLYPHS = {
     RankState.ENDED: "○",
     RankState.DIED: "✗",
 }
-_BADGES_BY_KIND = {"died": "RANK DIED", "bypassed": "BYPASSED", "nothing": "NOTHING YET"}
+_BADGES_BY_KIND = {
+    "died": "RANK DIED",
+    "bypassed": "BYPASSED",
+    "nothing": "NOTHING YET",
+    "observed": "OBSERVED, NOT SHARED",
+}
 _BADGES = {Level.GOOD: "HIDDEN", Level.NOTE: "NOTHING YET", Level.WARNING: "PARTLY HIDDEN", Level.BAD: "NOT HIDDEN"}
 
 
@@ -88,6 +93,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("windows", _WINDOWS, 5, lambda row: len(row.windows), _windows_text, right=False),
     Column("stall ratio by step", 0, 7, lambda row: _known(row.recent.stall_ratio), lambda _row: ""),
 )
+_OF_SHARED = {"stall ratio", "effic.", "on time", "bandwidth", "windows", "stall ratio by step"}
+"""Columns that say nothing about a series that is only observed."""
 _TREND_MIN = 19
 _STEP_MOST = 4
 """The most columns that one step takes in the trend."""
@@ -287,6 +294,7 @@ def fitting(picture: Picture, width: int) -> list[tuple[Column, int]]:
     """Return the columns that fit, with their widths; the trend takes the remaining width."""
     needless = {"host"} if picture.hosts else set()
     needless |= {"series"} if len(picture.series) == 1 else set()
+    needless |= set() if any(series.facts.shared for series in picture.series) else _OF_SHARED
     columns = [column for column in COLUMNS if column.title not in needless]
     room = width - 1
     while sum(_wide(column) + _GAP for column in columns) > room and len(columns) > 2:  # noqa: PLR2004 - rank and stall
@@ -421,6 +429,7 @@ def _put_windows(line: Line, row: RankRow, wide: int, palette: Palette, on: str)
 def _totals_line(rows: list[RankRow], hidden: str, width: int, palette: Palette) -> Strip:
     dim, text = palette.style(palette.dim), palette.style(palette.text)
     line = Line(width).put(" ", dim).put(hidden, palette.style(palette.note))
+    shared = any(row.facts.info.shared for row in rows)
     moved = sum(row.facts.totals.bytes for row in rows)
     holding = [row.facts for row in rows if row.state is not RankState.CLOSED]
     held = sum(facts.held_bytes for facts in holding)
@@ -434,8 +443,7 @@ def _totals_line(rows: list[RankRow], hidden: str, width: int, palette: Palette)
         ("steps", units.count(steps)),
         *((("untimed", units.count(untimed)),) if untimed else ()),
         ("held", units.size(held)),
-        ("instead of", units.size(replicated)),
-        ("moved", units.size(moved)),
+        *((("instead of", units.size(replicated)), ("moved", units.size(moved))) if shared else ()),
         ("records", units.count(written)),
         ("lost", units.count(lost)),
         *((("before this view", units.count(before)),) if before else ()),

@@ -42,7 +42,7 @@ def charts(scene: Scene, width: int, height: int) -> list[Strip]:
 
 
 def _layers(series: SeriesView, palette: Palette, width: int, height: int) -> list[Strip]:
-    """Draw each layer's mean stall per wait as columns."""
+    """Draw each layer's mean stall per wait as columns; of an observed series, its mean time."""
     profile = layer_profile(series)
     room = width - _LABELS - 1
     wide = max(1, min(6, room // len(profile)))
@@ -50,12 +50,14 @@ def _layers(series: SeriesView, palette: Palette, width: int, height: int) -> li
     if fold > 1:
         profile = np.array([profile[i : i + fold].max() for i in range(0, len(profile), fold)])
     top = float(profile.max(initial=0.0))
-    shades = palette.ramp("stall")
+    shades = palette.ramp("stall" if series.facts.shared else "compute")
     plain, dim = palette.style(palette.text), palette.style(palette.dim)
     whose = "" if series.facts.lockstep else " of all ranks"
-    note = f"mean per wait, last {counted(len(series.steps), 'step')}{whose}"
+    shared = series.facts.shared
+    what = "mean per wait" if shared else "mean from its reach to the next one"
+    note = f"{what}, last {counted(len(series.steps), 'step')}{whose}"
     note += f"; a column shows the worst of {fold} layers" if fold > 1 else ""
-    title = " Stall by layer: "
+    title = " Stall by layer: " if shared else " Time by layer: "
     about, *more = wrap(note, width - 2, indent=len(title))
     lines = [Line(width).put(title, palette.style(palette.text, bold=True)).put(about, dim).strip(plain)]
     lines += [Line(width).put(f" {row}", dim).strip(plain) for row in more]
@@ -125,8 +127,12 @@ def _steps(series: SeriesView, palette: Palette, width: int, height: int) -> lis
     only = steps[-1].of_rank if steps else None
     whose = "stall of the most stalled rank" if only is None else "stall"
     items = (
-        ("█", palette.style(palette.text if palette.mono else stalled), whose),
-        ("░" if palette.mono else "█", palette.style(palette.text if palette.mono else compute), "the rest"),
+        ()
+        if not series.facts.shared
+        else (
+            ("█", palette.style(palette.text if palette.mono else stalled), whose),
+            ("░" if palette.mono else "█", palette.style(palette.text if palette.mono else compute), "the rest"),
+        )
     )
     of_rank = "" if only is None else f" of {series.rank_name(only)}"
     title = (f"Step time{of_rank}: ", palette.style(palette.text, bold=True))

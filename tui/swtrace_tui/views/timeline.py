@@ -84,6 +84,7 @@ class Timeline(View, view=TIMELINE):
         begin = self._where.begin if self._where.end is not None else -0.01 * length
         end = self._where.end if self._where.end is not None else 1.01 * length
         kinds = [kind for kind in SPAN_NAMES if kind is not Span.SENT or step.of_rank is None]
+        kinds = kinds if series.facts.shared else [Span.COMPUTE]
         lines = [*_legend(kinds, palette, width, brief=height < _SMALL), self._axis(begin, end, palette, width)]
         spare = height - len(lines) - len(series.rows) - len(series.hosts)
         about = self._about(scene, series, step, width, most=max(1, min(spare, max(6, spare - 2 * len(series.rows)))))
@@ -491,10 +492,13 @@ def clock_words(series: SeriesView, step: StepFacts, observation: Observation) -
 
 def step_sentences(series: SeriesView, step: StepFacts) -> list[str]:
     """Return sentences about one step: its stalls, then its critical path."""
+    took = units.duration(int(step.duration_ns.max(initial=0)))
+    if not series.facts.shared:  # nothing but the model's own collectives keeps ranks in step
+        return [f"Duration {took} on the slowest rank; nothing is shared."]
     stall = step.stall_ns.sum(axis=1)
     worst = int(stall.argmax())
     stalled = int((step.receiver[worst] & ~step.on_time[worst]).sum())
-    took, held = units.duration(int(step.duration_ns.max(initial=0))), units.duration(int(stall[worst]))
+    held = units.duration(int(stall[worst]))
     waits = counted(stalled, "wait")
     if step.of_rank is not None:
         missing = "" if step.complete else " Some records of the step are missing."

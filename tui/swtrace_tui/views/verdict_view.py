@@ -42,10 +42,9 @@ def series_lines(series: SeriesView, scene: Scene, width: int, *, small: bool = 
     title = f" {series.title}  "
     hosts = len(series.facts.hosts)
     where = f" on {hosts} hosts" if hosts > 1 else ""
-    about = (
-        f"{counted(len(series.key.group_ranks), 'rank')}{where}, prefetch step {info.prefetch_step}, "
-        f"{info.windows} windows, {info.transport}; last {counted(series.facts.steps, 'step')}; ? explains the words"
-    )
+    ranks = counted(len(series.key.group_ranks), "rank")
+    steps = counted(series.facts.steps, "step")
+    about = f"{ranks}{where}, {info.sharing}; last {steps}; ? explains the words"
     beside = len(title) < width // 2 and not small
     first, *more = wrap(about, width - 2, indent=len(title)) if beside else ("", *wrap(about, width - 2))
     head = [Line(width).put(title, palette.style(palette.text, bold=True)).put(first, dim).strip(plain)]

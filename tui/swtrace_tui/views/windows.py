@@ -152,6 +152,9 @@ def _legend(series: SeriesView, palette: Palette, width: int, height: int, *, re
     info = series.facts.ranks[0].info
     launched = ", as launched by the host" if info.clock == "device" else ""
     stored = ", as stored once a second" if recorded else ""
+    if not info.shared:
+        line = Line(width).put(" The series is observed, not shared: there are no windows.", palette.style(palette.dim))
+        return [line.strip(palette.style(palette.text))]
     first = f"{info.windows} windows{launched}{stored} "
     for about in (WINDOW_ABOUT, dict.fromkeys(WINDOW_STATES, "")):
         items = [

@@ -1,0 +1,67 @@
+"""What is said about a series that is only observed: where its steps spend their time, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from swtrace import units
+from swtrace.ledger.facts import SeriesFacts, StepFacts
+from swtrace.ledger.finding import Finding, Level
+
+KIND = "observed"
+"""The kind of the headline of such a series once it has steps."""
+_STANDS_OUT = 1.25
+"""A layer is named if it takes this many times as long as the others."""
+
+
+def headline(facts: SeriesFacts) -> Finding:
+    """Say that nothing is shared, and how long a step takes on the rank with the longest."""
+    info = facts.ranks[0].info
+    alone = _alone(facts)
+    where = "" if alone is None else f" on rank {alone}"
+    what = f"Observed, not shared: {units.counted(info.num_layers, 'layer')} of {info.name}{where}"
+    means = [rank.recent.step_ns / rank.recent.steps for rank in facts.ranks if rank.recent.steps]
+    if not means:
+        return Finding("nothing", Level.NOTE, f"{what}. No step has been timed yet.")
+    return Finding(
+        KIND,
+        Level.NOTE,
+        f"{what}. A step takes {units.milliseconds(max(means))} (mean).",
+        {"step_ns": max(means)},
+        rank=alone,
+        advice="`swtrace plan` says what sharing would cost and save.",
+    )
+
+
+def compute(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:
+    """Say how long a layer takes, when its linear begins, and which layer takes longest.
+
+    A layer lasts until the next one is reached. So the last layer is left out: the step goes on after it.
+    """
+    whole = [step for step in steps if step.whole.any()]
+    if not whole or whole[0].issued_ns.shape[1] < 2:  # noqa: PLR2004 - a single layer has no next one
+        return None
+    took = np.concatenate([step.layer_ns[step.whole, :-1] for step in whole])
+    reached = np.concatenate([step.issued_ns[step.whole] for step in whole])
+    begun = np.concatenate([step.wait_begin_ns[step.whole] for step in whole])
+    of_layer = np.median(took, axis=0)
+    typical, longest = float(np.median(of_layer)), float(of_layer.max())
+    layer = facts.ranks[0].info.layers[int(of_layer.argmax())]
+    numbers = {"layer_ns": typical, "longest_layer_ns": longest}
+    alone = _alone(facts)
+    sentence = f"{'A' if alone is None else f'On rank {alone}, a'} layer takes {units.milliseconds(typical)}"
+    if (called := begun > 0).any():
+        until_linear = float(np.median((begun - reached)[called]))
+        numbers["until_linear_ns"] = until_linear
+        sentence += f", of which {units.milliseconds(until_linear)} pass before its linear begins"
+    sentence += " (medians)."
+    if longest >= _STANDS_OUT * typical:
+        sentence += f" Layer {layer} takes longest, {units.milliseconds(longest)}."
+    return Finding("layer_compute", Level.NOTE, sentence, numbers, rank=alone, layer=layer)
+
+
+def _alone(facts: SeriesFacts) -> int | None:
+    """Return the only rank of a series; None if it has several."""
+    return facts.key.group_ranks[0] if len(facts.key.group_ranks) == 1 else None
