@@ -71,9 +71,7 @@ def conclude(plan: SeriesPlan, first: Summary, second: Summary | None) -> tuple[
     chosen = plan.chosen
     if chosen is None or chosen.stall_ratio is None or not shares(chosen.candidate):
         return (began, _no_choice(plan))
-    settings = f"{answer.part(chosen.candidate)} ({answer.layers(chosen)} layers)"
-    k = chosen.candidate.prefetch_step
-    said = [f"{began} To stall for at most {units.ratio(limit)}, the plan shares {settings} with prefetch step {k}."]
+    said = [f"{began} To stall for at most {units.ratio(limit)}, the plan shares {_settings(chosen)}."]
     measured = None if second is None else _stall_ratio(second)
     if measured is not None and limit is not None:
         verdict = "within the limit" if measured <= limit else "above the limit"
@@ -81,8 +79,7 @@ def conclude(plan: SeriesPlan, first: Summary, second: Summary | None) -> tuple[
             f"It predicted a stall of {answer.percent(chosen.stall_ratio)} "
             f"({answer.percent_range(chosen.stall_ratio)}); the second run measured {units.ratio(measured)}, {verdict}."
         )
-    said.append(_larger(plan, chosen))
-    return tuple(said)
+    return (*said, *_larger(plan, chosen))
 
 
 def _no_choice(plan: SeriesPlan) -> str:
@@ -91,11 +88,11 @@ def _no_choice(plan: SeriesPlan) -> str:
         return f"{answer.answer(plan)} So there is no second run."
     return (
         f"No share that saves memory is sure to stall for at most {units.ratio(plan.budget.stall_ratio)}, so there is "
-        f"no second run. {_described(closest)} comes nearest: {_predicted(closest)}."
+        f"no second run. What comes nearest is {_settings(closest)}: {_predicted(closest)}."
     )
 
 
-def _larger(plan: SeriesPlan, chosen: Prediction) -> str:
+def _larger(plan: SeriesPlan, chosen: Prediction) -> tuple[str, ...]:
     """Say why no larger share was chosen: the next one that saves more memory, with its least stalled settings."""
     larger = [
         (each.shared_layers, each.stall_ratio.high, each)
@@ -105,13 +102,14 @@ def _larger(plan: SeriesPlan, chosen: Prediction) -> str:
         and each.saved_bytes > chosen.saved_bytes
     ]
     if not larger:
-        return "No larger share that was considered saves more memory."
+        return ()
     following = min(larger, key=lambda each: each[:2])[-1]
-    return f"The next larger share that saves more would exceed it: {_described(following)}, {_predicted(following)}."
+    said = f"{_settings(following)}, {_predicted(following)}"
+    return (f"The next larger share that saves more is not sure to stay within the limit: {said}.",)
 
 
-def _described(prediction: Prediction) -> str:
-    return f"{answer.part(prediction.candidate)} with prefetch step {prediction.candidate.prefetch_step}"
+def _settings(prediction: Prediction) -> str:
+    return f"{answer.layers(prediction)} layers with prefetch step {prediction.candidate.prefetch_step}"
 
 
 def _predicted(prediction: Prediction) -> str:
