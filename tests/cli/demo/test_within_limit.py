@@ -21,8 +21,7 @@ def stalled(summary: Summary) -> Summary:
 def with_stall(summary: Summary, most: float) -> Summary:
     """Return a summary whose ranks stall for this much, the first one for half as much."""
     (series, *_) = summary.series
-    first, last, *_ = series.ranks
-    ranks = (replace(first, stall_ratio=most / 2), replace(last, stall_ratio=most))
+    ranks = tuple(replace(series.ranks[0], rank=rank, stall_ratio=most / (2 - rank)) for rank in range(2))
     return replace(summary, series=(replace(series, ranks=ranks),))
 
 
@@ -35,13 +34,15 @@ def test_the_second_run_differs_only_in_what_the_plan_chose() -> None:
 
 def test_the_sentences_compare_both_runs_with_the_plan(stalled: Summary) -> None:
     """They have both stalls, each of the most stalled rank, the prediction, and the next larger share."""
-    said = conclude(plan(NOTHING, HALF, WHOLE), stalled, with_stall(stalled, 0.013))
-    assert said == (
-        "The first run stalled for 48.2 % of its step time. To stall for at most 2.0 %, the plan shares 31 of 61 layers "
-        "with prefetch step 2.",
-        "It predicted a stall of 0.8 % (0.2 to 1.9 %); the second run measured 1.3 %, within the limit.",
-        "The next larger share that saves more is not sure to stay within the limit: 61 of 61 layers with prefetch step "
-        "2, predicted 25.0 % (20.0 to 30.0 %).",
+    began, compared, larger = conclude(plan(NOTHING, HALF, WHOLE), stalled, with_stall(stalled, 0.013))
+    assert began == (
+        "The first run stalled for 48.2 % of its step time. To stall for at most 2.0 %, the plan shares 31 of 61 "
+        "layers with prefetch step 2."
+    )
+    assert compared == "It predicted a stall of 0.8 % (0.2 to 1.9 %); the second run measured 1.3 %, within the limit."
+    assert larger == (
+        "The next larger share that saves more is not sure to stay within the limit: 61 of 61 layers with prefetch "
+        "step 2, predicted 25.0 % (20.0 to 30.0 %)."
     )
 
 
@@ -53,9 +54,8 @@ def test_a_second_run_above_the_limit_is_said(stalled: Summary) -> None:
 
 def test_the_next_larger_share_is_shown_with_its_best_settings(stalled: Summary) -> None:
     """Of the next larger share, the prediction with the lowest upper end counts, if it saves more than the choice."""
-    worse, best = (
-        predicted("3/4", 30, 70.0, (0.1, 0.1 + high, 2 * high + 0.1), k=k) for k, high in ((1, 0.2), (3, 0.1))
-    )
+    worse = predicted("3/4", 30, 70.0, (0.1, 0.2, 0.3), k=1)
+    best = predicted("3/4", 28, 68.0, (0.0, 0.1, 0.2), k=3)
     larger_but_saves_less = predicted("2/3", 20, 70.0, (0.05, 0.06, 0.07), k=8)
     said = conclude(plan(NOTHING, HALF, WHOLE, worse, best, larger_but_saves_less), stalled, stalled)
     assert "46 of 61 layers with prefetch step 3" in said[2]
@@ -66,8 +66,8 @@ def test_if_nothing_fits_the_nearest_is_named_and_not_run(stalled: Summary) -> N
     nothing_fits = plan(NOTHING, WHOLE)
     assert chosen_dials(Dials(), nothing_fits) is None
     assert conclude(nothing_fits, stalled, None)[1] == (
-        "No share that saves memory is sure to stall for at most 2.0 %, so there is no second run. What comes nearest is "
-        "61 of 61 layers with prefetch step 2: predicted 25.0 % (20.0 to 30.0 %)."
+        "No share that saves memory is sure to stall for at most 2.0 %, so there is no second run. What comes nearest "
+        "is 61 of 61 layers with prefetch step 2: predicted 25.0 % (20.0 to 30.0 %)."
     )
 
 
