@@ -76,8 +76,7 @@ def conclude(plan: SeriesPlan, first: Summary, second: Summary | None) -> tuple[
     if measured is not None and limit is not None:
         verdict = "within the limit" if measured <= limit else "above the limit"
         said.append(
-            f"It predicted a stall of {answer.percent(chosen.stall_ratio)} "
-            f"({answer.percent_range(chosen.stall_ratio)}); the second run measured {units.ratio(measured)}, {verdict}."
+            f"It predicted a stall of {answer.stall(chosen)}; the second run measured {units.ratio(measured)}, {verdict}."
         )
     return (*said, *_larger(plan, chosen))
 
@@ -88,7 +87,7 @@ def _no_choice(plan: SeriesPlan) -> str:
         return f"{answer.answer(plan)} So there is no second run."
     return (
         f"No share that saves memory is sure to stall for at most {units.ratio(plan.budget.stall_ratio)}, so there is "
-        f"no second run. What comes nearest is {_settings(closest)}: {_predicted(closest)}."
+        f"no second run. What comes nearest is {_settings(closest)}, predicted {answer.stall(closest)}."
     )
 
 
@@ -104,16 +103,12 @@ def _larger(plan: SeriesPlan, chosen: Prediction) -> tuple[str, ...]:
     if not larger:
         return ()
     following = min(larger, key=lambda each: each[:2])[-1]
-    said = f"{_settings(following)}, {_predicted(following)}"
+    said = f"{_settings(following)}, predicted {answer.stall(following)}"
     return (f"The next larger share that saves more is not sure to stay within the limit: {said}.",)
 
 
 def _settings(prediction: Prediction) -> str:
     return f"{answer.layers(prediction)} layers with prefetch step {prediction.candidate.prefetch_step}"
-
-
-def _predicted(prediction: Prediction) -> str:
-    return f"predicted {answer.percent(prediction.stall_ratio)} ({answer.percent_range(prediction.stall_ratio)})"
 
 
 def _stall_ratio(summary: Summary) -> float | None:

@@ -39,10 +39,10 @@ def test_the_sentences_compare_both_runs_with_the_plan(stalled: Summary) -> None
         "The first run stalled for 48.2 % of its step time. To stall for at most 2.0 %, the plan shares 31 of 61 "
         "layers with prefetch step 2."
     )
-    assert compared == "It predicted a stall of 0.8 % (0.2 to 1.9 %); the second run measured 1.3 %, within the limit."
+    assert compared == "It predicted a stall of 0.8 % (0.2 to 1.9); the second run measured 1.3 %, within the limit."
     assert larger == (
         "The next larger share that saves more is not sure to stay within the limit: 61 of 61 layers with prefetch "
-        "step 2, predicted 25.0 % (20.0 to 30.0 %)."
+        "step 2, predicted 25.0 % (20.0 to 30.0)."
     )
 
 
@@ -67,7 +67,7 @@ def test_if_nothing_fits_the_nearest_is_named_and_not_run(stalled: Summary) -> N
     assert chosen_dials(Dials(), nothing_fits) is None
     assert conclude(nothing_fits, stalled, None)[1] == (
         "No share that saves memory is sure to stall for at most 2.0 %, so there is no second run. What comes nearest "
-        "is 61 of 61 layers with prefetch step 2: predicted 25.0 % (20.0 to 30.0 %)."
+        "is 61 of 61 layers with prefetch step 2, predicted 25.0 % (20.0 to 30.0)."
     )
 
 
