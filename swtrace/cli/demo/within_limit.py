@@ -74,10 +74,8 @@ def conclude(plan: SeriesPlan, first: Summary, second: Summary | None) -> tuple[
     said = [f"{began} To stall for at most {units.ratio(limit)}, the plan shares {_settings(chosen)}."]
     measured = None if second is None else _stall_ratio(second)
     if measured is not None and limit is not None:
-        verdict = "within the limit" if measured <= limit else "above the limit"
-        said.append(
-            f"It predicted a stall of {answer.stall(chosen)}; the second run measured {units.ratio(measured)}, {verdict}."
-        )
+        found = f"{units.ratio(measured)}, {'within' if measured <= limit else 'above'} the limit"
+        said.append(f"It predicted a stall of {answer.stall(chosen)}; the second run measured {found}.")
     return (*said, *_larger(plan, chosen))
 
 
