@@ -55,9 +55,9 @@ def test_a_step_records_when_each_layer_and_its_linear_begin(observed: Observed)
 
 def test_layers_stay_as_they_are(observed: Observed) -> None:
     """They can be loaded, written, converted, copied and pickled while the series runs, and trained."""
-    layers = observed.layers
+    layers: Any = observed.layers
     with observed.series.step():
-        observed.forward(torch.ones(1, WIDTH)).sum().backward()
+        observed.forward(torch.ones(1, WIDTH)).sum().backward()  # type: ignore[no-untyped-call]
     assert all(layer.weight.grad is not None for layer in layers)
     layers.load_state_dict({name: torch.zeros_like(value) for name, value in layers.state_dict().items()})
     with torch.no_grad():

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.channel import SERIAL
-from swtrace.ledger.planning.workload import Busy, Workload
+from swtrace.ledger.planning.workload import Busy, Workload, senders
 from swtrace.ledger.rendezvous import Rendezvous
 
 _Float = npt.NDArray[np.float64]
@@ -81,10 +81,10 @@ def replay(workload: Workload, settings: Settings) -> Replayed:
     run = _Run(workload, settings, rows)
     contention = settings.contention[:, np.newaxis]
     slower = [np.zeros_like(before), np.zeros_like(after), np.zeros_like(tail)]
-    moving = run.moving
+    moving, sending = run.moving, senders(settings.source, settings.rendezvous)
     for turn in range(_ROUNDS if positions and (contention.any() or settings.slowdown) else 1):
         if turn:
-            busy, stretches = Busy.of(run.start, run.ready, settings.source, workload.ranks), run.stretches
+            busy, stretches = Busy.of(run.start, run.ready, sending, workload.ranks), run.stretches
             slower = [contention * busy.within(*stretch) for stretch in stretches]
             slower[2] = slower[2][..., 0]
             computing = Busy.of_compute(stretches).within(run.start, run.ready) / np.maximum(1.0, run.ready - run.start)

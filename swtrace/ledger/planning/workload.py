@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.facts import StepFacts
+from swtrace.ledger.rendezvous import RECEIVER
 from swtrace.trace.identity import SeriesInfo
 from swtrace.trace.schema import TransferFlag
 
@@ -159,7 +160,7 @@ def measure(
 
     moving = np.where(receiver, moving, np.nan)
     started = ready - moving
-    busy = Busy.of(started, ready, np.asarray(first.source, np.int64), ranks)
+    busy = Busy.of(started, ready, senders(np.asarray(first.source, np.int64), info.rendezvous), ranks)
     before = np.concatenate((begin[:, :, np.newaxis], wait_end[:, :, :-1]), axis=2)
     stretches = [(before, reach), (reach, wait_begin), (wait_end[:, :, -1:], end[:, :, np.newaxis])]
     overlaps = [busy.within(*stretch) for stretch in stretches]
@@ -217,6 +218,11 @@ def _linear_at(to_reach: _Float, to_linear: _Float, tail: _Float, shared: Sequen
     return min(1.0, float(to_linear.sum()) / whole) if whole > 0 else 0.0
 
 
+def senders(source: npt.NDArray[np.int64], rendezvous: str) -> npt.NDArray[np.int64]:
+    """Return the group rank that sends the layer at each position; -1 if its receivers copy it without its help."""
+    return np.full_like(source, -1) if rendezvous == RECEIVER else source
+
+
 class Busy:
     """When transfers of each rank are under way, those that it receives and those that it sends."""
 
@@ -225,22 +231,19 @@ class Busy:
         self._lines = [_covered(of_rank) for of_rank in intervals]
 
     @classmethod
-    def of(cls, start: _Float, ready: _Float, source: npt.NDArray[np.int64], ranks: Sequence[int]) -> Busy:
+    def of(cls, start: _Float, ready: _Float, senders: npt.NDArray[np.int64], ranks: Sequence[int]) -> Busy:
         """Return when transfers are under way.
 
         Args:
             start: ``[..., rank, position]``; NaN where nothing is received.
             ready: likewise.
-            source: ``[position]``: group rank that owns the layer.
+            senders: ``[position]``: group rank that sends the layer. A rank that others copy from sends nothing.
             ranks: Group ranks of the rank axis.
         """
         both = np.stack((start, ready), axis=-1)
         intervals = []
         for row, rank in enumerate(ranks):
-            mine = [both[..., row, :, :].reshape(-1, 2)]
-            if len(ranks) > 1:
-                mine.append(both[..., source == rank, :].reshape(-1, 2))
-            joined = np.concatenate(mine)
+            joined = np.concatenate((both[..., row, :, :].reshape(-1, 2), both[..., senders == rank, :].reshape(-1, 2)))
             intervals.append(joined[np.isfinite(joined).all(axis=1)])
         return cls(intervals)
 

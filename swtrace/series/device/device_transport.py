@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from swtrace.series.device.accelerator import Device, Event
     from swtrace.series.group import Group
     from swtrace.series.journal import Journal
-    from swtrace.series.transport import MovedLayer
+    from swtrace.series.transport import MovedLayer, Operation
     from swtrace.trace.identity import SeriesInfo
     from swtrace.trace.recorder import SeriesRecorder
 
@@ -111,7 +111,7 @@ class DeviceTransport:
         stamps = self.device.stamps(info.num_layers * STAMPS) if info.windows == "static" else None
         return DeviceJournal(series, self.device, info.num_layers, every=every, stamps=stamps)
 
-    def issue(self, buffer: Tensor, layer: MovedLayer, events: TransferEvents | None = None) -> StreamOperation:
+    def issue(self, buffer: Tensor, layer: MovedLayer, events: TransferEvents | None = None) -> Operation:
         """Start to fill ``buffer`` once the current stream has reached this point.
 
         Args:

@@ -52,7 +52,7 @@ def passed_on() -> list[str]:
     config = Namespace(model_config=Namespace(served_model_name="model"))
     offloader = ObservingOffloader(Settings(), config, Chosen())
     tower = [nn.Identity()]
-    assert offloader.wrap_modules(iter(tower), "visual") == tower
+    assert offloader.wrap_modules((module for module in tower), "visual") == tower
     offloader.sync_prev_onload()
     offloader.join_after_forward()
     offloader._start_prefetch(3)
