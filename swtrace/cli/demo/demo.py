@@ -55,6 +55,7 @@ from swtrace.units import counted, listed
 
 if TYPE_CHECKING:
     from swtrace.cli.summary import Summary
+    from swtrace.ledger.planning.pareto import Budget
 
 _POLL_S = 0.1
 _DIALS = "Parameters (override the scenario)"
@@ -126,6 +127,15 @@ def demo(
     steps: _Steps = None,
     duration: _Duration = None,
     seed: _Seed = 0,
+    max_stall: Annotated[
+        str | None,
+        typer.Option(
+            "--max-stall",
+            help="Then plan a share of the layers that stalls for at most this part of step time, and run with it.",
+            metavar="PERCENT",
+            show_default=False,
+        ),
+    ] = None,
     with_daemon: Annotated[
         bool, typer.Option("--daemon/--no-daemon", help="Start a daemon that serves metrics and a live API.")
     ] = True,
@@ -147,6 +157,10 @@ def demo(
 
     Ranks that broadcast (gloo) run the same steps, together. With `--transport pull`, each rank copies the weights from
     its peers' shared memory and runs its own steps. If one dies, the others go on.
+
+    With `--max-stall 5%`, the demo then plans from its own records, as `swtrace plan` does: which share of the layers,
+    with which prefetch step, saves most memory within this stall. It runs again with them, and compares the prediction
+    with what it measures. If nothing is within it, the demo says what comes nearest, and ends.
 
     In a terminal, the demo opens `swtrace top` on the run, which stays open until you quit it. Then the summary
     follows.
@@ -175,16 +189,61 @@ def demo(
         raise CommandError("the demo needs torch, which is not installed; pip install torch")
     dials.check()
     settings = Settings.from_environment()
+    limit = None if max_stall is None else _limit(max_stall, settings)
     if tui is None:
         tui = not as_json and not missing_screen() and sys.stderr.isatty()
-    result = _run(scenario, dials, settings, with_daemon=with_daemon, tui=tui)
+    console = narration() if as_json else data()
+    exit_in_order()
+    with tempfile.TemporaryDirectory(prefix="swtrace-demo-", dir=memory_folder()) as folder:
+        place = _Place(
+            Path(folder),
+            make_folder(settings.directory or Path(folder) / "rings"),
+            settings.run_id or f"demo-{secrets.token_hex(3)}",
+        )
+        narration().print(f"[bold]{scenario.value}[/]: {DESCRIPTIONS[dials.transport][scenario]}")
+        result = _run(scenario, dials, place, with_daemon=with_daemon, tui=tui)
+        document, code = result.to_json(), result.code
+        _show(result, console)
+        if not settings.trace:
+            narration().print("swtrace: no rank wrote a ring because SWTRACE_TRACE=0.")
+        if limit is not None and code is ExitCode.SUCCESS:
+            planned = _run_as_planned(result, limit, place, console, with_daemon=with_daemon, tui=tui)
+            document |= planned.to_json()
+            code = planned.code
     if as_json:
-        write_json(result.to_json())
-    print_summary(result.summary, narration() if as_json else data())
+        write_json(document)
+    raise typer.Exit(code)
+
+
+def _limit(max_stall: str, settings: Settings) -> Budget:
+    from swtrace.cli.plan.asked import budget
+
     if not settings.trace:
-        narration().print("swtrace: no rank wrote a ring because SWTRACE_TRACE=0.")
-    _conclude(result, narration() if as_json else data())
-    raise typer.Exit(result.code)
+        raise CommandError("--max-stall plans from records, and SWTRACE_TRACE=0 writes none", ExitCode.USAGE)
+    return budget(max_stall, None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a run keeps its files, and how readers find it."""
+
+    workspace: Path
+    """Removed at the end."""
+    rings: Path
+    run_id: str
+    plan: Path | None = None
+    """What the run is compared with."""
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables of its ranks."""
+        return {
+            "SWTRACE": "1",
+            "SWTRACE_DIR": str(self.rings),
+            "SWTRACE_RUN_ID": self.run_id,
+            "GLOO_SOCKET_IFNAME": "lo",
+            "OMP_NUM_THREADS": "1",
+            **({} if self.plan is None else {"SWTRACE_PLAN": str(self.plan)}),
+        }
 
 
 @dataclass(slots=True)
@@ -231,24 +290,62 @@ class _Result:
         }
 
 
-def _run(scenario: Scenario, dials: Dials, settings: Settings, *, with_daemon: bool, tui: bool) -> _Result:
-    console = narration()
-    exit_in_order()
-    run_id = settings.run_id or f"demo-{secrets.token_hex(3)}"
-    with ExitStack() as stack:
-        workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swtrace-demo-", dir=memory_folder())))
-        directory = make_folder(settings.directory or workspace / "rings")
-        environment = {
-            "SWTRACE": "1",
-            "SWTRACE_DIR": str(directory),
-            "SWTRACE_RUN_ID": run_id,
-            "GLOO_SOCKET_IFNAME": "lo",
-            "OMP_NUM_THREADS": "1",
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """What followed from a run with ``--max-stall``."""
+
+    plan: dict[str, Any]
+    """As `swtrace plan --json` prints it."""
+    second: _Result | None
+    """The run with the chosen settings; None if none were chosen."""
+    conclusion: tuple[str, ...]
+
+    @property
+    def code(self) -> ExitCode:
+        return ExitCode.SUCCESS if self.second is None else self.second.code
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "plan": self.plan,
+            "second_run": None if self.second is None else self.second.to_json(),
+            "conclusion": list(self.conclusion),
         }
-        console.print(f"[bold]{scenario.value}[/]: {DESCRIPTIONS[dials.transport][scenario]}")
+
+
+def _run_as_planned(
+    first: _Result, limit: Budget, place: _Place, console: Console, *, with_daemon: bool, tui: bool
+) -> _Planned:
+    """Plan from the records of a run, run again with the chosen settings, and compare."""
+    from swtrace.cli.demo.within_limit import chosen_dials, conclude, plan_of, question
+    from swtrace.cli.plan.document import document
+
+    asked = question(limit)
+    with narration().status("planning") as status:
+        source, plan = plan_of(place.rings, place.run_id, asked, status.update)
+    dials, file = chosen_dials(first.dials, plan), plan.plan_file()
+    second = None
+    if dials is not None and file is not None:
+        place = replace(place, run_id=f"{place.run_id}-planned", plan=place.workspace / "plan.json")
+        file.write(place.workspace / "plan.json")
+        narration().print(f"\n[bold]planned[/]: again, with {file.settings['share']} of the layers shared.")
+        second = _run(first.scenario, dials, place, with_daemon=with_daemon, tui=tui)
+        _show(second, console)
+    said = conclude(plan, first.summary, None if second is None else second.summary)
+    if second is None or second.code is ExitCode.SUCCESS:
+        console.print()
+        for sentence in said:
+            console.print(sentence, markup=False)
+    return _Planned(document(source, (plan,), asked), second, said)
+
+
+def _run(scenario: Scenario, dials: Dials, place: _Place, *, with_daemon: bool, tui: bool) -> _Result:
+    console, directory, run_id = narration(), place.rings, place.run_id
+    with ExitStack() as stack:
         console.print(_describe(dials, directory), soft_wrap=True, markup=False)
-        arguments = [dials.to_json(), str(workspace / "rendezvous")]
-        launcher = stack.enter_context(Child.start("swtrace.cli.demo.launcher", arguments, environment=environment))
+        arguments = [dials.to_json(), str(place.workspace / f"rendezvous-{run_id}")]
+        launcher = stack.enter_context(
+            Child.start("swtrace.cli.demo.launcher", arguments, environment=place.environment())
+        )
         reader = stack.enter_context(Reader(directory, run_id))
         daemon = stack.enter_context(DaemonProcess(directory, run_id)) if with_daemon else None
         ranks = _Ranks()
@@ -362,7 +459,8 @@ def _handle(line: str, ranks: _Ranks, console: Console) -> None:
             pass
 
 
-def _conclude(result: _Result, console: Console) -> None:
+def _show(result: _Result, console: Console) -> None:
+    print_summary(result.summary, console)
     console.print()
     if result.code is ExitCode.SUCCESS:
         fewest, most = min(result.ranks.steps.values()), max(result.ranks.steps.values())

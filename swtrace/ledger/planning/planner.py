@@ -3,10 +3,10 @@
 A prediction is what was measured, plus the difference between two replays of the same steps: one under the candidate's
 settings, one under the run's own (:mod:`~swtrace.ledger.planning.replay`). So an error that both replays make cancels.
 
-Its interval has three parts, which add up as squares: how much the mean of steps varies from run to run; what the
-planner missed when it predicted steps that it had not seen; and a share of the predicted difference, because the model
-is the less certain the more it changes. :data:`DRIFT` and :data:`DOUBT` are calibrated on runs that were predicted and
-then carried out; ``docs/planning.md`` has the figures.
+Its interval has parts that add up as squares: how much the mean of steps varies from run to run; what the planner
+missed when it predicted steps that it had not seen; and shares of what it predicts and of how much that changes,
+because the model is the less certain the more it changes. The constants are calibrated on runs that were predicted
+and then carried out; ``docs/planning.md`` has the figures.
 """
 
 from __future__ import annotations
@@ -40,10 +40,14 @@ HELD_OUT_STEP = 0.1
 """If the step time of held-out steps is missed by more than this share, nothing is predicted ..."""
 HELD_OUT_STALL = 0.1
 """... nor if their stall ratio is missed by more than this."""
-DRIFT = 0.012
-"""Standard deviation of the mean step time between two equal runs of the same minute, as a share of it."""
+DRIFT = 0.02
+"""Standard deviation of the mean step time between two equal runs of the same minute, as a share of it ..."""
+DRIFT_OF_STALL = 0.006
+"""... and that of the stall ratio."""
 DOUBT = 0.25
-"""Standard deviation of a predicted change, as a share of the change."""
+"""Standard deviation of a predicted change of step time, as a share of the change."""
+DOUBT_OF_STALL = 0.2, 0.05
+"""Standard deviation of a predicted stall ratio: shares of the ratio, and of its change."""
 SLOWDOWN = 1.5
 """How much compute slows transfers down, as a multiple of how much they slow it down: of what was tried, this predicted
 real runs best."""
@@ -199,7 +203,9 @@ class Planner:
         step, ratio = float(steps.max()), float((stall / steps).max())
         missed_step, missed_ratio = self._missed
         spread = step * _spread(self._noise, DRIFT, missed_step, DOUBT * (step - measured.step_ns) / step)
-        around = _spread(DRIFT / 2, missed_ratio, DOUBT * (ratio - measured.stall_ratio)) if layers else 0.0
+        of_ratio, of_change = DOUBT_OF_STALL
+        doubts = of_ratio * ratio, of_change * (ratio - measured.stall_ratio)
+        around = _spread(DRIFT_OF_STALL, missed_ratio, *doubts) if layers else 0.0
         stall_ratio = Interval(ratio, max(0.0, ratio - around), min(1.0, ratio + around))
         return Forecast(
             step_ns=Interval(step, max(0.0, step - spread), step + spread),

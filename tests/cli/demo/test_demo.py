@@ -140,6 +140,7 @@ def test_the_summary_is_data_and_the_rest_narration(swtrace: Swtrace) -> None:
 
 
 SHORT = ("--layers", "16", "--mib", "2", "--steps", "8")
+STALLED = ("--scenario", "stalled", "--layers", "16", "--mib", "2", "--steps", "20", "--max-stall", "100%")
 LONG_COMPUTE = ("--compute-ms", "25")
 """Long beside what a busy machine keeps a transfer waiting for a core."""
 
@@ -147,10 +148,39 @@ LONG_COMPUTE = ("--compute-ms", "25")
 def test_compute_hides_what_is_not_hidden_without(demo: RunDemo) -> None:
     """With next to no compute every rank stalls; behind compute, the same transfers stall each of them far less."""
     stalled, hidden = (
-        [rank["stall_ratio"] for rank in ranks_of(demo(*scenario, *SHORT))]
-        for scenario in (("--scenario", "stalled"), ("--scenario", "hidden", *LONG_COMPUTE))
+        [rank["stall_ratio"] for rank in ranks_of(demo(*options))]
+        for options in (STALLED, ("--scenario", "hidden", *LONG_COMPUTE, *SHORT))
     )
     assert max(hidden) < min(stalled) / 2
+
+
+def test_the_second_run_has_the_settings_of_the_plan(demo: RunDemo) -> None:
+    """With ``--max-stall`` the demo runs again as planned, and its last sentences have what both runs measured."""
+    result = demo(*STALLED).result
+    (plan,) = result["plan"]["series"]
+    began, *rest = result["conclusion"]
+    assert f"{100 * max(rank['stall_ratio'] for rank in ranks_of(Demo(result, Path()))):.1f} %" in began
+    if plan["chosen"] is None:  # the machine is so busy that the planner does not trust these steps
+        assert result["second_run"] is None
+        assert "no second run" in rest[0]
+        return
+    second = Demo(result["second_run"], Path())
+    (series,) = second.result["summary"]["series"]
+    chosen = plan["chosen"]
+    assert (len(series["layers"]), series["prefetch_step"]) == (chosen["shared_layers"], chosen["prefetch_step"])
+    assert second.result["outputs_identical"]
+    assert f"{100 * chosen['stall_ratio']['value']:.1f} %" in rest[0]
+    assert f"measured {100 * max(rank['stall_ratio'] for rank in ranks_of(second)):.1f} %" in rest[0]
+    kinds = {finding["kind"] for finding in series["findings"]}
+    assert len(kinds & {"as_planned", "better_than_planned", "plan_missed", "plan_untested"}) == 1, kinds
+
+
+def test_without_records_there_is_nothing_to_plan_from(swtrace: Swtrace) -> None:
+    """With ``SWTRACE_TRACE=0``, ``--max-stall`` is refused before anything runs."""
+    done = swtrace("demo", "--max-stall", "5%", extra={"SWTRACE_TRACE": "0"})
+    assert done.returncode == ExitCode.USAGE
+    assert "SWTRACE_TRACE=0" in done.stderr
+    assert "pid" not in done.stderr
 
 
 def test_straggler_is_named(demo: RunDemo) -> None:
@@ -367,6 +397,7 @@ def test_a_terminal_shows_the_run_live_and_then_its_summary(tmp_path: Path) -> N
         "--windows",
         "--steps",
         "--duration",
+        "--max-stall",
     ],
 )
 def test_demo_help_names_every_dial(option: str) -> None:
