@@ -15,7 +15,7 @@ class WordLinks:
         self._entries = entries()
         longest_first = sorted(self._entries, key=len, reverse=True)
         words = "|".join(re.escape(word).replace(r"\ ", "[ -]") for word in longest_first)
-        self._words = re.compile(rf"\b({words})s?\b", re.IGNORECASE)
+        self._words = re.compile(rf"(?<![./])\b({words})s?\b(?![./]\w)", re.IGNORECASE)
         self._used: set[str] = set()
 
     def linked(self, text: str, seen: set[str] | None = None) -> str:

@@ -16,3 +16,4 @@ def test_words_of_a_text_are_linked_once_and_as_written() -> None:
         '<a class="word" href="#word-on-time">on-time</a>; <a class="word" href="#word-stall-ratio">stall ratio</a>'
     )
     assert glossary.linked("stall, installed", seen) == "stall, installed"
+    assert WordLinks().linked("stall.swrec, a/stall") == "stall.swrec, a/stall"

@@ -102,7 +102,7 @@ def _charts(plan: SeriesPlan, shown: Sequence[Prediction]) -> str:
         from_zero=True,
         limit=plan.budget.stall_ratio,
     )
-    limit = "" if plan.budget.stall_ratio is None else f" The dashed line is {answer.budget(plan)}."
+    limit = f" The dashed line is {answer.budget(plan)}." if 'class="limit"' in stall else ""
     return (
         f'<div class="keep"><h3>Step time, by memory saved per rank</h3>{step}</div>'
         f'<div class="keep"><h3>Stall as a share of step time, by memory saved per rank</h3>{stall}'
@@ -141,7 +141,7 @@ def _table(plan: SeriesPlan, shown: Sequence[Prediction], words: WordLinks) -> s
 def _how_to_read(words: WordLinks) -> str:
     sentences = (
         "Each row of the table and each dot is a prediction for other settings. Nothing was changed in the run.",
-        "Only the front is shown: settings that no others beat in both memory and step time.",
+        "Only the front is shown: settings that no others beat in both memory and step time. No sharing is added.",
         "Further down the table, a rank holds less of the linear, and a step takes longer.",
         f"Intervals are made to cover {100 * CONFIDENCE:.0f} % of what you would measure under the same load.",
         "The choice uses the upper end of the stall ratio's interval.",

@@ -53,12 +53,11 @@ class SeriesPlan:
 
     @property
     def shown(self) -> tuple[Prediction, ...]:
-        """The front and the chosen prediction, smallest saving first; nothing if no sharing was predicted."""
+        """No sharing, the front and the choice, smallest saving first; nothing if no sharing was predicted."""
         if not self.predicted:
             return ()
-        chosen = self.chosen
-        rows = [*self.front, *([chosen] if chosen is not None and chosen not in self.front else [])]
-        return tuple(sorted(rows, key=lambda each: each.saved_bytes))
+        rows = [each for each in (self.unshared, *self.front, self.chosen) if each is not None]
+        return tuple(sorted(dict.fromkeys(rows), key=lambda each: each.saved_bytes))
 
     @property
     def unshared(self) -> Prediction | None:

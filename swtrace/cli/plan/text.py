@@ -69,8 +69,8 @@ def _table(plan: SeriesPlan, shown: Sequence[Prediction]) -> Table:
     common = Common.of(shown)
     choice = f"{CHOSEN} is the choice within" if plan.chosen is not None else "Nothing is within"
     caption = (
-        f"{choice} {answer.budget(plan)}. Every other row is the fastest of all that save as much or more"
-        f"{f' ({common.said})' if common.said else ''}. k is the prefetch step. "
+        f"{choice} {answer.budget(plan)}. Every other row that shares is the fastest of all that save as "
+        f"much or more{f' ({common.said})' if common.said else ''}. k is the prefetch step. "
         f"In brackets: {100 * CONFIDENCE:.0f} % intervals."
     )
     heads = ("", "shared\nlayers", "\nk", *(f"\n{name}" for name in common.columns), f"step\n{unit}", "stall\n%")

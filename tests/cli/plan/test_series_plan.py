@@ -7,7 +7,7 @@ import pytest
 from swtrace.cli.plan.series_plan import additional_config, settings, variables
 from swtrace.ledger.planning.prediction import Prediction
 from swtrace.settings import CONFIG_KEY, Settings
-from tests.support.plans import HALF, NOTHING, REFUSED, WHOLE, plan
+from tests.support.plans import HALF, NOTHING, REFUSED, WHOLE, plan, predicted
 
 
 @pytest.mark.parametrize("prediction", [HALF, WHOLE, NOTHING])
@@ -36,3 +36,11 @@ def test_a_choice_beside_the_front_is_shown() -> None:
     assert made.chosen == HALF
     assert made.shown == (NOTHING, HALF, WHOLE)
     assert plan(NOTHING, REFUSED).shown == ()
+
+
+def test_no_sharing_is_shown_even_if_something_beats_it() -> None:
+    """What saves memory at no cost leaves no sharing out of the front; the table still has it, to compare."""
+    free = predicted("1/2", 24, 60.0, (0.0, 0.0, 0.0))
+    made = plan(NOTHING, free)
+    assert made.front == (free,)
+    assert made.shown == (NOTHING, free)
