@@ -48,6 +48,9 @@ DOUBT = 0.25
 """Standard deviation of a predicted change of step time, as a share of the change."""
 DOUBT_OF_STALL = 0.2, 0.05
 """Standard deviation of a predicted stall ratio: shares of the ratio, and of its change."""
+DOUBT_OF_PROFILE = 0.1
+"""Standard deviation of the step time, as a share of it, if the run had no such transfers: the probe's ranks did not
+compute what the model computes, so its contention may differ."""
 SLOWDOWN = 1.5
 """How much compute slows transfers down, as a multiple of how much they slow it down: of what was tried, this predicted
 real runs best."""
@@ -202,7 +205,8 @@ class Planner:
         stall = np.maximum(0.0, found.stall_ns + (self._stall - own.stall_ns)[like]) if layers else np.zeros_like(steps)
         step, ratio = float(steps.max()), float((stall / steps).max())
         missed_step, missed_ratio = self._missed
-        spread = step * _spread(self._noise, DRIFT, missed_step, DOUBT * (step - measured.step_ns) / step)
+        foreign = DOUBT_OF_PROFILE if layers and candidate.transport != _family(self._info) else 0.0
+        spread = step * _spread(self._noise, DRIFT, missed_step, DOUBT * (step - measured.step_ns) / step, foreign)
         of_ratio, of_change = DOUBT_OF_STALL
         doubts = of_ratio * ratio, of_change * (ratio - measured.stall_ratio)
         around = _spread(DRIFT_OF_STALL, missed_ratio, *doubts) if layers else 0.0
