@@ -67,16 +67,17 @@ def _try_all(folder: Path) -> set[str]:
         ("", "export", "-f", "csv", "-o", str(folder / "waits.csv"), str(recording)),
         ("", "export", "-f", "perfetto", "-o", str(folder / "trace.json"), str(recording)),
         ("", "report", "-o", str(folder / "page.html"), str(recording)),
+        ("step", "plan", "--html", str(folder / "plan.html"), str(recording)),
         ("", "dashboards", "export", str(folder / "dashboards")),
         ("swtrace", "doctor"),
         ("", "run", "--no-daemon", "--", "true"),
         ("Removed", "clean", "--dir", str(rings)),
     ):
         tried.add(arguments[0])
-        _run(*arguments, needs=needs, codes=(0, 1) if arguments[0] in {"doctor", "run"} else (0,))
+        _run(*arguments, needs=needs, codes=(0, 1) if arguments[0] in {"doctor", "plan", "run"} else (0,))
     for made in ("waits.csv", "trace.json", "page.html", "dashboards"):
         assert (folder / made).exists(), made
-    for needs, command in (("torch", "demo"), ("vllm", "demo-vllm"), ("terminal", "replay")):
+    for needs, command in (("torch", "demo"), ("torch", "probe"), ("vllm", "demo-vllm"), ("terminal", "replay")):
         tried.add(command)
         arguments = [str(recording)] if command == "replay" else []
         _run(command, *arguments, needs=needs, codes=(1, 2))
