@@ -187,16 +187,10 @@ class Profile:
         points = [(each.bytes, each.seconds.p50) for each in self.of(family, concurrent, computing)]
         return _line(points) if points else None
 
-    def stretch(self, family: str, concurrent: int, nbytes: int) -> Spread | None:
-        """Return how transfers stretch compute, from the measured size that is nearest to ``nbytes`` by ratio.
-
-        Returns:
-            None if nothing of the kind was measured.
-        """
-        found = self.of(family, concurrent, computing=True)
-        if not found:
-            return None
-        return min(found, key=lambda each: abs(math.log(each.bytes / nbytes))).compute_stretch
+    def nearest(self, family: str, concurrent: int, nbytes: int, *, computing: bool) -> Timing | None:
+        """Return the timing of a kind whose size is nearest by ratio; None if there is none of the kind."""
+        found = self.of(family, concurrent, computing)
+        return min(found, key=lambda each: abs(math.log(each.bytes / nbytes)), default=None)
 
     def of(self, family: str, concurrent: int, computing: bool) -> list[Timing]:  # noqa: FBT001
         """Return the timings of a kind, of all sizes."""

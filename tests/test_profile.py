@@ -78,13 +78,15 @@ def test_what_was_not_measured_has_neither_line_nor_stretch() -> None:
     made = profile(timing(MIB, 1e-3))
     assert made.fixed_and_rate("broadcast", 2, computing=False) is None
     assert made.fixed_and_rate("pull", 1, computing=False) is None
-    assert made.stretch("broadcast", 1, MIB) is None
+    assert made.nearest("broadcast", 1, MIB, computing=True) is None
 
 
 def test_the_stretch_is_that_of_the_nearest_size() -> None:
     """Nearest by ratio: 3 MiB is nearer to 4 MiB than to 1 MiB."""
     made = profile(timing(MIB, 1e-3, stretch=1.2), timing(4 * MIB, 4e-3, stretch=1.8))
-    assert made.stretch("broadcast", 1, 3 * MIB) == spread(1.8)
+    nearest = made.nearest("broadcast", 1, 3 * MIB, computing=True)
+    assert nearest is not None
+    assert nearest.compute_stretch == spread(1.8)
 
 
 def test_with_several_under_way_they_move_that_many_times_the_bytes() -> None:

@@ -107,6 +107,11 @@ def run_option(text: str) -> Any:
     return typer.Option("--run", help=text, metavar="ID", parser=not_empty("--run", str))
 
 
+def wait_option(text: str) -> Any:
+    """Return the option ``--wait`` with ``text`` as its help."""
+    return typer.Option("--wait", metavar="SECONDS", help=text, parser=number("--wait", 0, of="seconds"))
+
+
 def file_option(*names: str, text: str) -> Any:
     """Return an option that names a file, with ``text`` as its help."""
     return typer.Option(*names, help=text, metavar="FILE", parser=not_empty(names[0], Path))

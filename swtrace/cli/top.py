@@ -29,6 +29,7 @@ from swtrace.cli.arguments import (
     number,
     phase_option,
     run_option,
+    wait_option,
     whole_number,
 )
 from swtrace.cli.console import PIPE_WIDTH, missing_screen, narration, write_json
@@ -105,12 +106,7 @@ def top(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON and exit.")] = False,
     wait_s: Annotated[
         float,
-        typer.Option(
-            "--wait",
-            metavar="SECONDS",
-            help="With --once or --json: wait at most this long for every daemon to answer, and for a step.",
-            parser=number("--wait", 0, of="seconds"),
-        ),
+        wait_option("With --once or --json: wait at most this long for every daemon to answer, and for a step."),
     ] = 2.0,
     salvage: Salvage = False,
     before_summary: Annotated[bool, typer.Option("--before-summary", hidden=True)] = False,

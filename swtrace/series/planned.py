@@ -82,14 +82,12 @@ def _differences(plan: PlanFile, info: SeriesInfo, model: str) -> Iterator[str]:
     if observed != observing:
         yield f"layers are {'observed' if observed else 'shared'}, not {'observed' if observing else 'shared'}"
         return
-    layers = wanted.share.layers(info.start_layer, info.start_layer + info.stack_layers)
-    if not observed and layers != info.layers:
+    if not observed and info.layers_of(wanted.share) != info.layers:
         yield f"share {Share.of_layers(info.layers)}, not {wanted.share}"
-    transport = "broadcast" if info.lockstep else "pull"
     of_settings = [
         ("prefetch step", info.prefetch_step, wanted.prefetch_step),
         ("windows", info.windows, wanted.windows),
-        ("transport", transport, wanted.transport),
+        ("transport", info.family, wanted.transport),
     ]
     of_conditions = [
         ("ranks", len(info.group_ranks), conditions.ranks),

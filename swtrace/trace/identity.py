@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 from urllib.parse import unquote
 
 from swtrace.plan_file import Interval
-from swtrace.share import NONE, extent
+from swtrace.share import NONE, Share, extent
 from swtrace.trace.clocks import clock_name
 
 
@@ -172,6 +172,15 @@ class SeriesInfo:
     def shared(self) -> bool:
         """Whether the layers are shared. Otherwise the series is observed: each rank stores all of them."""
         return self.transport != NONE
+
+    @property
+    def family(self) -> str:
+        """The kind of transport, as ``SWTRACE_TRANSPORT`` names it: ``broadcast`` or ``pull``; empty if observed."""
+        return "" if not self.shared else "broadcast" if self.lockstep else "pull"
+
+    def layers_of(self, share: Share) -> tuple[int, ...]:
+        """Return the layers of this rank's stack that a share selects, by absolute index."""
+        return share.layers(self.start_layer, self.start_layer + self.stack_layers)
 
     @property
     def num_layers(self) -> int:

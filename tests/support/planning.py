@@ -54,7 +54,7 @@ class Ran:
 
     def planner(self, profile: Profile | None = None, **options: float) -> Planner:
         """Return a planner of its steps."""
-        made = Planner.of(self.steps, profile, **options)  # type: ignore[arg-type]
+        made = Planner.of(self.steps, profile, **options)
         assert made is not None
         return made
 

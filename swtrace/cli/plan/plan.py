@@ -24,6 +24,7 @@ from swtrace.cli.arguments import (
     phase_option,
     refuse_existing,
     run_option,
+    wait_option,
     whole_number,
 )
 from swtrace.cli.console import data, narration, write_json
@@ -168,12 +169,7 @@ def plan(
     salvage: Salvage = False,
     wait_s: Annotated[
         float,
-        typer.Option(
-            "--wait",
-            metavar="SECONDS",
-            help="With --connect: wait at most this long for every daemon.",
-            parser=number("--wait", 0, of="seconds"),
-        ),
+        wait_option("With --connect: wait at most this long for every daemon."),
     ] = 5.0,
     ca: CaOption = None,
     user: UserOption = None,

@@ -20,13 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.facts import StepFacts
+from swtrace.ledger.planning.candidates import UNSHARED
 from swtrace.ledger.planning.prediction import Candidate, Interval, Prediction
 from swtrace.ledger.planning.replay import Replayed, Settings, alone, replay
 from swtrace.ledger.planning.workload import MOST_CONTENTION, Workload, consecutive, measure
 from swtrace.ledger.rendezvous import RECEIVER, TREE
 from swtrace.placement import OWNED, rolling_window_count, source_rank, static_windows
 from swtrace.profile import BROADCAST, PULL, Profile, Timing
-from swtrace.share import NONE, Share
+from swtrace.share import ALL_LAYERS, Share
 from swtrace.trace.identity import SeriesInfo
 from swtrace.trace.schema import Clock
 
@@ -125,13 +126,13 @@ class Planner:
         step = np.concatenate([each.step_ns.mean(axis=0) for each in workloads])
         stall = np.concatenate([each.stall_ns.mean(axis=0) for each in workloads])
         self._step, self._stall = step, stall
-        self._own = _own_settings(info)
+        own = _own_settings(info)
         self.measured = Baseline(
-            candidate=self._own,
+            candidate=own,
             step_ns=float(step.max()),
             stall_ratio=float((stall / step).max()),
             stall_ns=float(stall.max()),
-            memory_bytes=memory_bytes(info, self._own),
+            memory_bytes=memory_bytes(info, own),
             steps=min(each.steps for each in workloads),
         )
 
@@ -143,16 +144,14 @@ class Planner:
         *,
         scale_compute: float = 1.0,
         bandwidth: float | None = None,
-        most: int = MOST_STEPS,
     ) -> Planner | None:
         """Calibrate a planner.
 
         Args:
-            steps: Finished steps of one series, oldest first.
+            steps: Finished steps of one series, oldest first; the newest :data:`MOST_STEPS` of each rank are used.
             profile: How long transfers take, for what the steps do not show.
             scale_compute: Predict for computes that take this many times as long, for example with another batch.
             bandwidth: Predict for transfers that bring this many bytes per second to a rank; None: as measured.
-            most: Use at most this many steps of each rank, the newest.
 
         Returns:
             None if there are fewer than :data:`FEWEST_STEPS` consecutive steps that are complete, with every
@@ -161,15 +160,16 @@ class Planner:
         by_rank: dict[int | None, list[StepFacts]] = {}
         for step in steps:
             by_rank.setdefault(step.of_rank, []).append(step)
-        runs = [run for of_rank in by_rank.values() if len(run := consecutive(of_rank)[-(most + 1) :]) > FEWEST_STEPS]
+        found = (consecutive(of_rank)[-(MOST_STEPS + 1) :] for of_rank in by_rank.values())
+        runs = [run for run in found if len(run) > FEWEST_STEPS]
         infos = [next((info for info in run[0].infos if info is not None), None) for run in runs]
         if not infos or infos[0] is None:
             return None
         info = infos[0]
-        overhead = _overhead_ns(_family(info), profile, info.layer_bytes)
+        overhead = _overhead_ns(info.family, profile, info.layer_bytes)
         contention = None
         if info.clock == Clock.DEVICE.name.lower():  # work on a device does not wait for a core
-            contention = _probed_contention(_family(info), profile)
+            contention = _probed_contention(info.family, profile)
         workloads = [measure(run, info, overhead_ns=overhead, contention=contention) for run in runs]
         return cls(info, workloads, profile, scale_compute, bandwidth)
 
@@ -205,7 +205,7 @@ class Planner:
         stall = np.maximum(0.0, found.stall_ns + (self._stall - own.stall_ns)[like]) if layers else np.zeros_like(steps)
         step, ratio = float(steps.max()), float((stall / steps).max())
         missed_step, missed_ratio = self._missed
-        foreign = DOUBT_OF_PROFILE if layers and candidate.transport != _family(self._info) else 0.0
+        foreign = DOUBT_OF_PROFILE if layers and candidate.transport != self._info.family else 0.0
         spread = step * _spread(self._noise, DRIFT, missed_step, DOUBT * (step - measured.step_ns) / step, foreign)
         of_ratio, of_change = DOUBT_OF_STALL
         doubts = of_ratio * ratio, of_change * (ratio - measured.stall_ratio)
@@ -255,7 +255,7 @@ class Planner:
         for workload in self._workloads:
             half = workload.steps // 2
             unseen = workload.part(slice(workload.steps - half, None))
-            settings = self._settings_for(self._own, workload)
+            settings = self._settings_for(self.measured.candidate, workload)
             settings = replace(settings, moving=settings.moving[:half])
             found = replay(unseen, settings)
             truth, stalled = unseen.step_ns.mean(axis=0), unseen.stall_ns.mean(axis=0)
@@ -268,7 +268,7 @@ class Planner:
 
     @cached_property
     def _replayed_own(self) -> _Means:
-        return self._replay(self._own, scale=1.0)
+        return self._replay(self.measured.candidate)
 
     def _replay(self, candidate: Candidate, scale: float = 1.0, bandwidth: float | None = None) -> _Means:
         workloads = (workload.in_group_of(candidate.ranks) for workload in self._workloads)
@@ -281,7 +281,7 @@ class Planner:
         layers = self._layers(candidate.share)
         source = np.array([source_rank(info.start_layer + p, candidate.ranks) for p in range(len(layers))], np.int64)
         family = candidate.transport
-        same = family == _family(info)
+        same = family == info.family
         contention = self._contention(family, workload)
         slowdown = SLOWDOWN * float(contention.mean())
         return Settings(
@@ -298,7 +298,7 @@ class Planner:
 
     def _contention(self, family: str, workload: Workload) -> _Float:
         """Return how much transfers slow compute down, ``[rank]``: as measured, or as probed if the run had none."""
-        if family == _family(self._info):
+        if family == self._info.family:
             return workload.contention
         return np.full(len(workload.ranks), _probed_contention(family, self._profile))
 
@@ -324,7 +324,7 @@ class Planner:
             if bandwidth is not None:
                 found[:, row, wanted] = 1e9 * self._info.layer_bytes / bandwidth
                 continue
-            if family != _family(self._info):
+            if family != self._info.family:
                 drawn = _drawn_ns(family, self._profile, self._info.layer_bytes, (workload.steps, len(wanted)))
                 found[:, row, wanted] = drawn
                 continue
@@ -336,10 +336,7 @@ class Planner:
 
     def _layers(self, share: Share) -> tuple[int, ...]:
         """Return shared layers, counted from the first of the stack."""
-        info = self._info
-        return tuple(
-            layer - info.start_layer for layer in share.layers(info.start_layer, info.start_layer + info.stack_layers)
-        )
+        return tuple(layer - self._info.start_layer for layer in self._info.layers_of(share))
 
     def _refusal(self, candidate: Candidate, layers: Sequence[int]) -> str:
         """Return why a candidate cannot be predicted from these steps; empty if it can."""
@@ -352,7 +349,7 @@ class Planner:
                 f"not {len(layers)}"
             )
         if (
-            candidate.transport != _family(info)
+            candidate.transport != info.family
             and self._bandwidth is None
             and _timing(candidate.transport, self._profile, 1, computing=False) is None
         ):
@@ -364,7 +361,7 @@ class Planner:
 
 def memory_bytes(info: SeriesInfo, candidate: Candidate) -> int:
     """Return what the rank that holds most holds of the linear: resident layers, its own, and its windows."""
-    layers = candidate.share.layers(info.start_layer, info.start_layer + info.stack_layers)
+    layers = info.layers_of(candidate.share)
     most = 0
     for rank in range(candidate.ranks if layers else 1):
         owned = frozenset(p for p in range(len(layers)) if source_rank(info.start_layer + p, candidate.ranks) == rank)
@@ -383,16 +380,11 @@ def _spread(*parts: float) -> float:
     return _NORMAL * math.hypot(*parts)
 
 
-def _family(info: SeriesInfo) -> str:
-    """Return ``broadcast`` or ``pull``; empty if the run only observed."""
-    return "" if info.transport == NONE else BROADCAST if info.lockstep else PULL
-
-
 def _own_settings(info: SeriesInfo) -> Candidate:
     """Return the settings of the run."""
     whole = len(info.layers) == info.stack_layers
-    share = Share(NONE) if info.transport == NONE else Share() if whole else Share.of_layers(info.layers)
-    return Candidate(share, info.prefetch_step, _family(info) or BROADCAST, info.windows, len(info.group_ranks))
+    share = UNSHARED if not info.shared else ALL_LAYERS if whole else Share.of_layers(info.layers)
+    return Candidate(share, info.prefetch_step, info.family or BROADCAST, info.windows, len(info.group_ranks))
 
 
 def _overhead_ns(family: str, profile: Profile | None, layer_bytes: int) -> float:
@@ -401,9 +393,8 @@ def _overhead_ns(family: str, profile: Profile | None, layer_bytes: int) -> floa
 
 
 def _timing(family: str, profile: Profile | None, layer_bytes: int, *, computing: bool) -> Timing | None:
-    """Return the profile's timing of single transfers whose size is nearest to a layer's, by ratio."""
-    found = profile.of(family, 1, computing) if profile is not None and family else []
-    return min(found, key=lambda each: abs(math.log(each.bytes / layer_bytes)), default=None)
+    """Return the profile's timing of single transfers of about a layer's size."""
+    return None if profile is None else profile.nearest(family, 1, layer_bytes, computing=computing)
 
 
 def _probed_contention(family: str, profile: Profile | None) -> float:

@@ -231,19 +231,19 @@ class Busy:
         self._lines = [_covered(of_rank) for of_rank in intervals]
 
     @classmethod
-    def of(cls, start: _Float, ready: _Float, senders: npt.NDArray[np.int64], ranks: Sequence[int]) -> Busy:
+    def of(cls, start: _Float, ready: _Float, sender: npt.NDArray[np.int64], ranks: Sequence[int]) -> Busy:
         """Return when transfers are under way.
 
         Args:
             start: ``[..., rank, position]``; NaN where nothing is received.
             ready: likewise.
-            senders: ``[position]``: group rank that sends the layer. A rank that others copy from sends nothing.
+            sender: ``[position]``: group rank that sends the layer. A rank that others copy from sends nothing.
             ranks: Group ranks of the rank axis.
         """
         both = np.stack((start, ready), axis=-1)
         intervals = []
         for row, rank in enumerate(ranks):
-            joined = np.concatenate((both[..., row, :, :].reshape(-1, 2), both[..., senders == rank, :].reshape(-1, 2)))
+            joined = np.concatenate((both[..., row, :, :].reshape(-1, 2), both[..., sender == rank, :].reshape(-1, 2)))
             intervals.append(joined[np.isfinite(joined).all(axis=1)])
         return cls(intervals)
 
