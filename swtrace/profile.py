@@ -187,6 +187,11 @@ class Profile:
         points = [(each.bytes, each.seconds.p50) for each in self.of(family, concurrent, computing)]
         return _line(points) if points else None
 
+    def seconds(self, family: str, concurrent: int, nbytes: int, *, computing: bool) -> float | None:
+        """Return the typical time of a transfer of any size, from :meth:`fixed_and_rate`; None likewise."""
+        line = self.fixed_and_rate(family, concurrent, computing)
+        return None if line is None else line[0] + nbytes / line[1]
+
     def nearest(self, family: str, concurrent: int, nbytes: int, *, computing: bool) -> Timing | None:
         """Return the timing of a kind whose size is nearest by ratio; None if there is none of the kind."""
         found = self.of(family, concurrent, computing)

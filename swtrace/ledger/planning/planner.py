@@ -21,9 +21,10 @@ import numpy.typing as npt
 
 from swtrace.ledger.facts import StepFacts
 from swtrace.ledger.planning.candidates import UNSHARED
+from swtrace.ledger.planning.contention import MOST_CONTENTION, Contention
 from swtrace.ledger.planning.prediction import Candidate, Interval, Prediction
-from swtrace.ledger.planning.replay import Replayed, Settings, alone, replay
-from swtrace.ledger.planning.workload import MOST_CONTENTION, Workload, consecutive, measure
+from swtrace.ledger.planning.replay import Replayed, Settings, replay
+from swtrace.ledger.planning.workload import Workload, consecutive, measure
 from swtrace.ledger.rendezvous import RECEIVER, TREE
 from swtrace.placement import OWNED, rolling_window_count, source_rank, static_windows
 from swtrace.profile import BROADCAST, PULL, Profile, Timing
@@ -52,9 +53,6 @@ DOUBT_OF_STALL = 0.2, 0.05
 DOUBT_OF_PROFILE = 0.1
 """Standard deviation of the step time, as a share of it, if the run had no such transfers: the probe's ranks did not
 compute what the model computes, so its contention may differ."""
-SLOWDOWN = 1.5
-"""How much compute slows transfers down, as a multiple of how much they slow it down: of what was tried, this predicted
-real runs best."""
 _MOVES = {BROADCAST: "broadcast", PULL: "copy"}
 _NORMAL = 1.645
 """Standard deviations on both sides of a normal distribution's mean that hold 90 % of it."""
@@ -283,24 +281,29 @@ class Planner:
         family = candidate.transport
         same = family == info.family
         contention = self._contention(family, workload)
-        slowdown = SLOWDOWN * float(contention.mean())
         return Settings(
             shared=layers,
             source=source,
             prefetch_step=candidate.prefetch_step,
             rendezvous=info.rendezvous if same else RECEIVER if family == PULL else TREE,
             queue=info.queue if same else RECEIVER,
-            moving=self._moving(family, workload, layers, source, slowdown, bandwidth),
+            moving=self._moving(family, workload, layers, source, contention, bandwidth),
             overhead_ns=_overhead_ns(family, self._profile, info.layer_bytes),
             contention=contention,
-            slowdown=slowdown,
         )
 
-    def _contention(self, family: str, workload: Workload) -> _Float:
-        """Return how much transfers slow compute down, ``[rank]``: as measured, or as probed if the run had none."""
+    def _contention(self, family: str, workload: Workload) -> Contention:
+        """Return how transfers and computes slow each other down: as measured, or as probed if the run had none."""
         if family == self._info.family:
-            return workload.contention
-        return np.full(len(workload.ranks), _probed_contention(family, self._profile))
+            return Contention.like(workload.contention, family)
+        compute = np.full(len(workload.ranks), _probed_contention(family, self._profile))
+        guess = Contention.like(compute, family)
+        nbytes = self._info.layer_bytes
+        return Contention(
+            compute,
+            _probed_stretch(family, self._profile, nbytes, guess.slowdown, computing=True),
+            _probed_stretch(family, self._profile, nbytes, guess.crowding, concurrent=2),
+        )
 
     def _moving(
         self,
@@ -308,15 +311,15 @@ class Planner:
         workload: Workload,
         layers: Sequence[int],
         source: npt.NDArray[np.int64],
-        slowdown: float,
+        contention: Contention,
         bandwidth: float | None,
     ) -> _Float:
-        """Return the time on the channel of each transfer while its receiver does not compute.
+        """Return the time on the channel of each transfer if nothing slows it down.
 
         That of the nearest layer that the rank received in the same step; from the profile if it received none.
         """
         found = np.full((*workload.step_ns.shape, len(layers)), np.nan)
-        measured = workload.moving * alone(workload.computing, slowdown)
+        measured = workload.moving / contention.stretch(workload.computing, workload.beside)
         for row, rank in enumerate(workload.ranks):
             wanted = np.flatnonzero(source != rank)
             if not wanted.size:
@@ -406,17 +409,25 @@ def _probed_contention(family: str, profile: Profile | None) -> float:
     found = profile.of(family, 1, computing=True) if profile is not None and family else []
     stretches = [each.compute_stretch for each in found if each.compute_stretch is not None]
     known = [each.p50 for each in stretches if each.p5 < each.p95]
-    return min(MOST_CONTENTION, max(0.0, float(np.median(known)) - 1)) if known else 0.0
+    return min(MOST_CONTENTION[family], max(0.0, float(np.median(known)) - 1)) if known else 0.0
+
+
+def _probed_stretch(
+    family: str, profile: Profile | None, nbytes: int, guess: float, *, concurrent: int = 1, computing: bool = False
+) -> float:
+    """Return how much longer than alone a transfer took while a profile was taken, as a share; a guess if unknown."""
+    alone = None if profile is None else profile.seconds(family, 1, nbytes, computing=False)
+    beside = None if profile is None else profile.seconds(family, concurrent, nbytes, computing=computing)
+    return guess if alone is None or beside is None else max(0.0, beside / alone - 1)
 
 
 def _drawn_ns(family: str, profile: Profile | None, layer_bytes: int, shape: tuple[int, ...]) -> _Float:
     """Return times of single transfers in ns, drawn from a profile: its line over sizes, with the nearest spread."""
     timing = _timing(family, profile, layer_bytes, computing=False)
-    line = profile.fixed_and_rate(family, 1, computing=False) if profile is not None else None
-    if timing is None or line is None:
+    seconds = profile.seconds(family, 1, layer_bytes, computing=False) if profile is not None else None
+    if timing is None or seconds is None:
         raise ValueError(family)
-    fixed, rate = line
     spread = timing.seconds
     factors = np.log(np.array([spread.p5, spread.p50, spread.p95]) / spread.p50)
     drawn = np.random.default_rng(0).random(shape)
-    return 1e9 * (fixed + layer_bytes / rate) * np.exp(np.interp(drawn, [0.05, 0.5, 0.95], factors))
+    return 1e9 * seconds * np.exp(np.interp(drawn, [0.05, 0.5, 0.95], factors))

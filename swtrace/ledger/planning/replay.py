@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.channel import SERIAL
-from swtrace.ledger.planning.workload import Busy, Workload, senders
+from swtrace.ledger.planning.contention import Busy, Contention, beside, senders
+from swtrace.ledger.planning.workload import Workload
 from swtrace.ledger.rendezvous import Rendezvous
 
 _Float = npt.NDArray[np.float64]
@@ -48,13 +49,9 @@ class Settings:
     rendezvous: str
     queue: str
     moving: _Float
-    """``[step, rank, position]``: time on the channel while the receiver does not compute; NaN where the rank owns the
-    layer."""
+    """``[step, rank, position]``: time on the channel if nothing slows it down; NaN where the rank owns the layer."""
     overhead_ns: float
-    contention: _Float
-    """``[rank]``: how much longer compute takes for each ns that a transfer of the rank is under way."""
-    slowdown: float
-    """How much longer a transfer takes while its receiver computes, as a share of its time otherwise."""
+    contention: Contention
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +76,17 @@ def replay(workload: Workload, settings: Settings) -> Replayed:
     before, after = reach_at - previous, linear_at - reach_at + settings.overhead_ns
     tail = end_at - (linear_at[..., -1] if positions else 0.0)
     run = _Run(workload, settings, rows)
-    contention = settings.contention[:, np.newaxis]
+    contention = settings.contention
+    slows = contention.compute[:, np.newaxis]
     slower = [np.zeros_like(before), np.zeros_like(after), np.zeros_like(tail)]
     moving, sending = run.moving, senders(settings.source, settings.rendezvous)
-    for turn in range(_ROUNDS if positions and (contention.any() or settings.slowdown) else 1):
+    for turn in range(_ROUNDS if positions and contention.any else 1):
         if turn:
             busy, stretches = Busy.of(run.start, run.ready, sending, workload.ranks), run.stretches
-            slower = [contention * busy.within(*stretch) for stretch in stretches]
+            slower = [slows * busy.within(*stretch) for stretch in stretches]
             slower[2] = slower[2][..., 0]
             computing = Busy.of_compute(stretches).within(run.start, run.ready) / np.maximum(1.0, run.ready - run.start)
-            moving = run.moving / alone(computing, settings.slowdown)
+            moving = run.moving * contention.stretch(computing, beside(run.start, run.ready))
         run.go(before + slower[0], after + slower[1], tail + slower[2], moving)
     counted = run.counted
     return Replayed(
@@ -97,16 +95,6 @@ def replay(workload: Workload, settings: Settings) -> Replayed:
         slack_ns=run.slack.sum(axis=-1)[counted],
         waits=int(np.isfinite(settings.moving[rows][counted]).sum()),
     )
-
-
-def alone(computing: _Float, slowdown: float) -> _Float:
-    """Return which share of a transfer's time it would take if its receiver did not compute.
-
-    Args:
-        computing: the share of its time in which the receiver computed.
-        slowdown: see :attr:`Settings.slowdown`.
-    """
-    return 1 - computing + computing / (1 + slowdown)
 
 
 def _sections(steps: int) -> npt.NDArray[np.int64]:

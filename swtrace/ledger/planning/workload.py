@@ -18,14 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.facts import StepFacts
-from swtrace.ledger.rendezvous import RECEIVER
+from swtrace.ledger.planning.contention import MOST_CONTENTION, Busy, beside, senders
 from swtrace.trace.identity import SeriesInfo
 from swtrace.trace.schema import TransferFlag
 
 _Float = npt.NDArray[np.float64]
 
-MOST_CONTENTION = 0.6
-"""Upper bound of the contention: compute stops for less than this share of the time that transfers take."""
 _TYPICAL = 0.2
 """What the contention is taken to be as far as too few transfers overlap with compute to show it."""
 _ENOUGH = 0.1
@@ -57,6 +55,8 @@ class Workload:
     """``[step, rank, position]``: a receiver's time on the channel; NaN where the rank owns the layer."""
     computing: _Float
     """``[step, rank, position]``: the share of that time in which the receiver computed."""
+    beside: _Float
+    """``[step, rank, position]``: how many other transfers were under way meanwhile, on average."""
     wake: _Float
     """What waits that stalled took beyond their stall, one sample each."""
     passed: float
@@ -75,7 +75,7 @@ class Workload:
 
     def part(self, steps: slice) -> Workload:
         """Return some of the steps."""
-        arrays = ("curve", "skew", "gap", "moving", "computing", "step_ns", "stall_ns")
+        arrays = ("curve", "skew", "gap", "moving", "computing", "beside", "step_ns", "stall_ns")
         return replace(self, **{name: getattr(self, name)[steps] for name in arrays})
 
     def scaled(self, factor: float) -> Workload:
@@ -90,7 +90,7 @@ class Workload:
         if len(self.ranks) < size:  # ranks with steps of their own
             return replace(self, ranks=tuple(rank % ranks for rank in self.ranks))
         rows = np.arange(ranks) % size
-        arrays = ("curve", "skew", "gap", "moving", "computing", "step_ns", "stall_ns")
+        arrays = ("curve", "skew", "gap", "moving", "computing", "beside", "step_ns", "stall_ns")
         picked = {name: getattr(self, name)[:, rows] for name in arrays}
         return replace(self, ranks=tuple(range(ranks)), contention=self.contention[rows], **picked)
 
@@ -170,7 +170,7 @@ def measure(
         delayed = np.clip(run_delay.sum(axis=0) - wake.sum(axis=(0, 2)), 0.0, overlap)
         unknown = np.maximum(0.0, _ENOUGH * compute - overlap) if receiver.any() else 0.0
         shown = (delayed + _TYPICAL * unknown) / np.maximum(1.0, overlap + unknown)
-        contended = np.minimum(shown, MOST_CONTENTION)
+        contended = np.minimum(shown, MOST_CONTENTION.get(info.family, 0.0))
     else:
         contended = np.full(len(ranks), contention)
     to_reach, to_linear, tail = (
@@ -201,6 +201,7 @@ def measure(
         gap=gap,
         moving=moving,
         computing=computing,
+        beside=beside(started, ready),
         wake=wake[held & receiver],
         passed=float(np.median(passed)) if passed.size else 0.0,
         contention=contended,
@@ -216,62 +217,3 @@ def _linear_at(to_reach: _Float, to_linear: _Float, tail: _Float, shared: Sequen
     per_layer = (to_linear + rest) / layers
     whole = float(per_layer.sum())
     return min(1.0, float(to_linear.sum()) / whole) if whole > 0 else 0.0
-
-
-def senders(source: npt.NDArray[np.int64], rendezvous: str) -> npt.NDArray[np.int64]:
-    """Return the group rank that sends the layer at each position; -1 if its receivers copy it without its help."""
-    return np.full_like(source, -1) if rendezvous == RECEIVER else source
-
-
-class Busy:
-    """When transfers of each rank are under way, those that it receives and those that it sends."""
-
-    def __init__(self, intervals: Sequence[_Float]) -> None:
-        """Join the intervals of each rank, ``[rank][interval, 2]``, in ns."""
-        self._lines = [_covered(of_rank) for of_rank in intervals]
-
-    @classmethod
-    def of(cls, start: _Float, ready: _Float, sender: npt.NDArray[np.int64], ranks: Sequence[int]) -> Busy:
-        """Return when transfers are under way.
-
-        Args:
-            start: ``[..., rank, position]``; NaN where nothing is received.
-            ready: likewise.
-            sender: ``[position]``: group rank that sends the layer. A rank that others copy from sends nothing.
-            ranks: Group ranks of the rank axis.
-        """
-        both = np.stack((start, ready), axis=-1)
-        intervals = []
-        for row, rank in enumerate(ranks):
-            joined = np.concatenate((both[..., row, :, :].reshape(-1, 2), both[..., sender == rank, :].reshape(-1, 2)))
-            intervals.append(joined[np.isfinite(joined).all(axis=1)])
-        return cls(intervals)
-
-    @classmethod
-    def of_compute(cls, stretches: Sequence[tuple[_Float, _Float]]) -> Busy:
-        """Return when each rank computes, from stretches of time, each ``[..., rank, stretch]``."""
-        ranks = stretches[0][0].shape[-2]
-        both = [np.stack(stretch, axis=-1) for stretch in stretches]
-        return cls([np.concatenate([each[..., row, :, :].reshape(-1, 2) for each in both]) for row in range(ranks)])
-
-    def within(self, since: _Float, until: _Float) -> _Float:
-        """Return how much of some stretches of time is busy, ``[..., rank, stretch]``."""
-        shorter = np.empty_like(since)
-        for row, (instants, before) in enumerate(self._lines):
-            to, start = until[..., row, :], since[..., row, :]
-            shorter[..., row, :] = np.interp(to, instants, before) - np.interp(start, instants, before)
-        return shorter
-
-
-def _covered(intervals: _Float) -> tuple[_Float, _Float]:
-    """Return a line: how much time before an instant is covered by at least one interval."""
-    if not len(intervals):
-        return np.zeros(1), np.zeros(1)
-    intervals = intervals[np.argsort(intervals[:, 0], kind="stable")]
-    reached = np.maximum.accumulate(intervals[:, 1])
-    first = np.concatenate(([True], intervals[1:, 0] > reached[:-1]))
-    start = intervals[first, 0]
-    stop = reached[np.concatenate((np.flatnonzero(first)[1:] - 1, [len(intervals) - 1]))]
-    instants = np.stack((start, stop), axis=1).reshape(-1)
-    covered = np.concatenate(([0.0], np.cumsum(stop - start)))
-    return instants, np.stack((covered[:-1], covered[1:]), axis=1).reshape(-1)

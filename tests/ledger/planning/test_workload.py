@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swtrace.ledger.planning.workload import MOST_CONTENTION, Busy, Workload, consecutive, measure
+from swtrace.ledger.planning.contention import MOST_CONTENTION, Busy
+from swtrace.ledger.planning.workload import Workload, consecutive, measure
 from tests.support.planning import LAYERS, Ran, ran, uneven
 
 
@@ -47,7 +48,7 @@ def test_where_nothing_overlaps_the_contention_is_a_guess() -> None:
     """A rank that copies only while it waits shows nothing about contention, so a typical value is taken."""
     found = workload(ran(uneven(pull=True, contention=0.5), "all", 0))
 
-    assert 0.1 < float(found.contention.mean()) < MOST_CONTENTION
+    assert 0.1 < float(found.contention.mean()) < MOST_CONTENTION[PULL]
 
 
 def test_a_place_between_knots_is_interpolated() -> None:
