@@ -339,9 +339,8 @@ def _answer(end: Connection, rank: Rank) -> Any:
 def simulate(work: Configuration, settings: list[Setting]) -> list[Outcome]:
     """Run a configuration on simulated ranks."""
     chance = random.Random(work.seed)  # noqa: S311 - reproducible
-    contention, slowdown = (
-        (0.0, 0.0) if work.compute == "sleep" else (chance.uniform(0.1, 0.5), chance.uniform(0.1, 0.5))
-    )
+    contention, more = (0.0, 0.0) if work.compute == "sleep" else (chance.uniform(0.1, 0.5), chance.uniform(0.1, 0.5))
+    crowding, beyond = chance.uniform(0.4, 0.8), chance.uniform(0.3, 0.7) if work.transport == "pull" else 0.0
     transfer_ns = 1e6 * TRANSFER_MS[work.transport][work.mib]
     vectors = work.amount * 2 * work.mib * MIB / 4 / FLOPS * 1e3
     layer_ns = 1e6 * (work.amount if work.compute == "sleep" else vectors)
@@ -368,7 +367,8 @@ def simulate(work: Configuration, settings: list[Setting]) -> list[Outcome]:
                 steps=SIMULATED_STEPS,
                 pull=work.transport == "pull",
                 contention=contention,
-                slowdown=slowdown,
+                slowdown=more + beyond,
+                crowding=crowding,
                 overhead=OVERHEAD_NS[work.transport],
                 wake=20_000,
             )

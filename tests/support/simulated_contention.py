@@ -3,7 +3,8 @@
 It goes from event to event and shares no arithmetic with the planner. Between two events every rate is constant:
 
 - a rank computes at the rate ``1 / (1 + contention)`` while it receives or sends a transfer, else at 1;
-- a transfer moves at the rate ``1 / (1 + slowdown)`` while its receiver computes, else at 1;
+- a transfer moves at the rate ``1 / (1 + slowdown)`` while its receiver computes, else at 1; and at ``1 / (1 +
+  crowding)`` of that for one other broadcast under way, ``1 / (1 + 2 crowding)`` for two;
 - a receiver's transfers move one at a time, in the order of their issue. A broadcast starts once its source and this
   receiver have issued it, a copy once its reader has.
 
@@ -45,6 +46,7 @@ class Sharing:
     pull: bool = False
     contention: float = 0.0
     slowdown: float = 0.0
+    crowding: float = 0.0
     overhead: float = 0.0
     wake: float = 0.0
 
@@ -153,13 +155,15 @@ class _Simulation:
 
     def _rates(self) -> list[tuple[float, float]]:
         """Return each rank's rates of compute and of the transfer to it."""
+        under_way = {moving for rank in self.ranks if (moving := self._moving(rank)) is not None}
+        crowded = 1.0 if self.sharing.pull else 1 + self.sharing.crowding * (len(under_way) - 1)
         rates = []
         for rank in self.ranks:
             computes = rank.waiting is None and not rank.done
             compute = (1 / (1 + self.sharing.contention) if self._slowed(rank) else 1.0) if computes else 0.0
             moves = 0.0
             if self._moving(rank) is not None:
-                moves = 1 / (1 + self.sharing.slowdown) if computes else 1.0
+                moves = (1 / (1 + self.sharing.slowdown) if computes else 1.0) / crowded
             rates.append((compute, moves))
         return rates
 

@@ -42,13 +42,13 @@ HELD_OUT_STEP = 0.1
 """If the step time of held-out steps is missed by more than this share, nothing is predicted ..."""
 HELD_OUT_STALL = 0.1
 """... nor if their stall ratio is missed by more than this."""
-DRIFT = 0.045
+DRIFT = 0.05
 """Standard deviation of the difference in mean step time between two equal runs of the same minute, as a share ..."""
-DRIFT_OF_STALL = 0.006
+DRIFT_OF_STALL = 0.008
 """... and that of the stall ratio."""
 DOUBT = 0.35
 """Standard deviation of a predicted change of step time, as a share of the change."""
-DOUBT_OF_STALL = 0.2, 0.05
+DOUBT_OF_STALL = 0.2, 0.06
 """Standard deviation of a predicted stall ratio: shares of the ratio, and of its change."""
 DOUBT_OF_PROFILE = 0.1
 """Standard deviation of the step time, as a share of it, if the run had no such transfers: the probe's ranks did not

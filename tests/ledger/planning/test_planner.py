@@ -19,7 +19,7 @@ SETTINGS = (("all", 0), ("all", 1), ("all", 3), ("1/2", 0), ("1/2", 1), ("1/3", 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["broadcast", "pull"])
 def runs(request: pytest.FixtureRequest) -> dict[tuple[str, int], Ran]:
-    """Return runs of one group under all settings, in which transfers and computes do not slow each other down."""
+    """Return runs of one group under all settings, in which transfers do not slow computes down."""
     group = uneven(pull=request.param)
     return {settings: ran(group, *settings) for settings in SETTINGS}
 
@@ -68,7 +68,7 @@ def test_without_sharing_only_the_computes_remain(runs: dict[tuple[str, int], Ra
 @pytest.mark.parametrize("pull", [False, True])
 def test_contention_is_found_and_predicted(pull: bool) -> None:  # noqa: FBT001 - a parameter
     """If transfers and computes slow each other down, fewer transfers make the computes shorter."""
-    group = uneven(pull=pull, contention=0.3, slowdown=0.3)
+    group = uneven(pull=pull, contention=0.3)
     whole, half = ran(group, "all", 2), ran(group, "1/2", 1)
 
     for before, settings, after in ((whole, ("1/2", 1), half), (half, ("all", 2), whole)):

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pytest
 
 from swtrace.ledger.facts import StepFacts
-from swtrace.ledger.planning.replay import WARM_UP, Replayed, Settings, alone, replay
+from swtrace.ledger.planning.contention import Contention
+from swtrace.ledger.planning.replay import WARM_UP, Replayed, Settings, replay
 from swtrace.ledger.planning.workload import consecutive, measure
 from tests.support.feeding import feed, ledger
 from tests.support.schedules import simulate
@@ -69,8 +70,7 @@ def replayed(steps: tuple[StepFacts, ...], k: int) -> tuple[Replayed, list[StepF
         queue=info.queue,
         moving=workload.moving,
         overhead_ns=0.0,
-        contention=np.zeros(len(workload.ranks)),
-        slowdown=0.0,
+        contention=Contention(np.zeros(len(workload.ranks)), 0.0, 0.0),
     )
     return replay(workload, settings), run[WARM_UP:-1]
 
@@ -113,8 +113,3 @@ def test_a_rank_of_a_pull_series_is_replayed_on_its_own(real: int, other: int) -
     truth, _ = replayed(pulled(other), other)
 
     assert ratio(found) == pytest.approx(ratio(truth), abs=1e-9 if real == other else 0.01)
-
-
-def test_a_transfer_beside_compute_would_take_less_alone() -> None:
-    """Half of its time beside a compute that makes it twice as long: three quarters of it alone."""
-    assert alone(np.array([0.0, 0.5, 1.0]), 1.0).tolist() == [1.0, 0.75, 0.5]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from swtrace.ledger.planning.contention import MOST_CONTENTION, Busy
+from swtrace.ledger.planning.contention import MOST_CONTENTION
 from swtrace.ledger.planning.workload import Workload, consecutive, measure
+from swtrace.profile import PULL
 from tests.support.planning import LAYERS, Ran, ran, uneven
 
 
@@ -65,15 +64,3 @@ def test_steps_before_a_hole_are_left_out() -> None:
     steps = ran(uneven()).steps
 
     assert [step.step for step in consecutive((*steps[:-6], *steps[-5:]))] == [step.step for step in steps[-5:]]
-
-
-@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=12), st.integers(0, 80), st.integers(0, 40))
-def test_busy_time_counts_once(intervals: list[tuple[int, int]], since: int, length: int) -> None:
-    """However intervals overlap, a stretch is as busy as the instants in it that some interval covers."""
-    spans = np.array([(begin, begin + size) for begin, size in intervals], float).reshape(-1, 2)
-    busy = Busy([spans])
-    covered = {instant for begin, size in intervals for instant in range(begin, begin + size)}
-
-    found = busy.within(np.full((1, 1), float(since)), np.full((1, 1), float(since + length)))
-
-    assert found[0, 0] == pytest.approx(len(covered & set(range(since, since + length))))
