@@ -83,12 +83,12 @@ def candidate(share: str = "all", prefetch_step: int = 1, *, pull: bool = False,
     return Candidate(Share(share), prefetch_step, "pull" if pull else "broadcast", "static", ranks)
 
 
-def pull_profile(*stretches: Spread) -> Profile:
+def pull_profile(*stretches: Spread, seconds: float = 1e-3) -> Profile:
     """Return a profile of copies of some sizes, each with how copies stretch compute. The first is that of a layer."""
 
     def timing(size: int, stretch: Spread | None) -> Timing:
-        seconds, issue = (Spread(each, each, each, each) for each in (1e-3, 1e-5))
-        return Timing("pull", PULL, 2, size * BYTES, 1, stretch is not None, 20, seconds, issue, stretch)
+        each, issue = (Spread(always, always, always, always) for always in (seconds, 1e-5))
+        return Timing("pull", PULL, 2, size * BYTES, 1, stretch is not None, 20, each, issue, stretch)
 
     idle = (timing(size, None) for size in range(1, len(stretches) + 1))
     computing = (timing(size, stretch) for size, stretch in enumerate(stretches, 1))

@@ -50,9 +50,9 @@ DOUBT = 0.35
 """Standard deviation of a predicted change of step time, as a share of the change."""
 DOUBT_OF_STALL = 0.2, 0.06
 """Standard deviation of a predicted stall ratio: shares of the ratio, and of its change."""
-DOUBT_OF_PROFILE = 0.1
-"""Standard deviation of the step time, as a share of it, if the run had no such transfers: the probe's ranks did not
-compute what the model computes, so its contention may differ."""
+DOUBT_OF_PROFILE = 0.5
+"""Standard deviation of what transfers take, as a share of it, if the run had none of the kind: the probe's ranks did
+not compute what the model computes, so there is another contention."""
 _MOVES = {BROADCAST: "broadcast", PULL: "copy"}
 _NORMAL = 1.645
 """Standard deviations on both sides of a normal distribution's mean that hold 90 % of it."""
@@ -158,7 +158,7 @@ class Planner:
         by_rank: dict[int | None, list[StepFacts]] = {}
         for step in steps:
             by_rank.setdefault(step.of_rank, []).append(step)
-        found = (consecutive(of_rank)[-(MOST_STEPS + 1) :] for of_rank in by_rank.values())
+        found = (consecutive(of_rank, FEWEST_STEPS + 1)[-(MOST_STEPS + 1) :] for of_rank in by_rank.values())
         runs = [run for run in found if len(run) > FEWEST_STEPS]
         infos = [next((info for info in run[0].infos if info is not None), None) for run in runs]
         if not infos or infos[0] is None:
@@ -196,18 +196,15 @@ class Planner:
         refusal = self._refusal(candidate, layers) or self.held_out
         if refusal:
             return refusal
-        found, own, measured = self._replay(candidate, self._scale, self._bandwidth), self._replayed_own, self.measured
-        # An error that both replays make cancels.
-        like = np.arange(len(found.step_ns)) % len(own.step_ns)  # in a larger group, ranks are like these in turn
-        steps = found.step_ns + (self._step - own.step_ns)[like]
-        stall = np.maximum(0.0, found.stall_ns + (self._stall - own.stall_ns)[like]) if layers else np.zeros_like(steps)
-        step, ratio = float(steps.max()), float((stall / steps).max())
+        found = self._replay(candidate, self._scale, self._bandwidth)
+        step, ratio = self._corrected(found, layers)
         missed_step, missed_ratio = self._missed
-        foreign = DOUBT_OF_PROFILE if layers and candidate.transport != self._info.family else 0.0
-        spread = step * _spread(self._noise, DRIFT, missed_step, DOUBT * (step - measured.step_ns) / step, foreign)
+        other_step, other_ratio = self._doubts_of_another_transport(candidate, layers, step, ratio)
+        change = (step - self.measured.step_ns) / step
+        spread = step * _spread(self._noise, DRIFT, missed_step, DOUBT * change, other_step)
         of_ratio, of_change = DOUBT_OF_STALL
-        doubts = of_ratio * ratio, of_change * (ratio - measured.stall_ratio)
-        around = _spread(DRIFT_OF_STALL, missed_ratio, *doubts) if layers else 0.0
+        doubts = of_ratio * ratio, of_change * (ratio - self.measured.stall_ratio)
+        around = _spread(DRIFT_OF_STALL, missed_ratio, other_ratio, *doubts) if layers else 0.0
         stall_ratio = Interval(ratio, max(0.0, ratio - around), min(1.0, ratio + around))
         return Forecast(
             step_ns=Interval(step, max(0.0, step - spread), step + spread),
@@ -215,6 +212,27 @@ class Planner:
             stall_ns=stall_ratio.scaled(step),
             slack_per_wait_ns=found.slack_per_wait_ns,
         )
+
+    def _doubts_of_another_transport(
+        self, candidate: Candidate, layers: Sequence[int], step: float, ratio: float
+    ) -> tuple[float, float]:
+        """Return standard deviations of step time, as a share, and stall ratio, if the run had no such transfers."""
+        if not layers or candidate.transport == self._info.family or self._bandwidth is not None:
+            return 0.0, 0.0
+        longer_step, longer_ratio = self._corrected(
+            self._replay(candidate, self._scale, longer=1 + DOUBT_OF_PROFILE), layers
+        )
+        # Broadcasts make ranks wait for each other. Those that did not wait may differ by what runs differ by.
+        apart = DRIFT if candidate.transport == BROADCAST else 0.0
+        return longer_step / step - 1, math.hypot(longer_ratio - ratio, apart)
+
+    def _corrected(self, found: _Means, layers: Sequence[int]) -> tuple[float, float]:
+        """Return step time and stall ratio of a replay without the errors that the replay of the run itself makes."""
+        own = self._replayed_own
+        like = np.arange(len(found.step_ns)) % len(own.step_ns)  # in a larger group, ranks are like these in turn
+        steps = found.step_ns + (self._step - own.step_ns)[like]
+        stall = np.maximum(0.0, found.stall_ns + (self._stall - own.stall_ns)[like]) if layers else np.zeros_like(steps)
+        return float(steps.max()), float((stall / steps).max())
 
     @cached_property
     def _noise(self) -> float:
@@ -268,11 +286,16 @@ class Planner:
     def _replayed_own(self) -> _Means:
         return self._replay(self.measured.candidate)
 
-    def _replay(self, candidate: Candidate, scale: float = 1.0, bandwidth: float | None = None) -> _Means:
-        workloads = (workload.in_group_of(candidate.ranks) for workload in self._workloads)
-        return _Means.of(
-            replay(workload.scaled(scale), self._settings_for(candidate, workload, bandwidth)) for workload in workloads
-        )
+    def _replay(
+        self, candidate: Candidate, scale: float = 1.0, bandwidth: float | None = None, longer: float = 1.0
+    ) -> _Means:
+        """Replay all steps, with transfers that take ``longer`` times as long."""
+        parts = []
+        for each in self._workloads:
+            workload = each.in_group_of(candidate.ranks)
+            settings = self._settings_for(candidate, workload, bandwidth)
+            parts.append(replay(workload.scaled(scale), replace(settings, moving=longer * settings.moving)))
+        return _Means.of(parts)
 
     def _settings_for(self, candidate: Candidate, workload: Workload, bandwidth: float | None = None) -> Settings:
         info = self._info
@@ -403,12 +426,11 @@ def _timing(family: str, profile: Profile | None, layer_bytes: int, *, computing
 def _probed_contention(family: str, profile: Profile | None) -> float:
     """Return how much transfers slowed compute down while a profile was taken; 0 if it does not say.
 
-    The median of all sizes, because that of one size is the small difference of two noisy times. Where the probe could
-    not know it, the stretch has no spread.
+    The median of all sizes and concurrencies, because that of one is the small difference of two noisy times. Where the
+    probe could not know it, the stretch has no spread.
     """
-    found = profile.of(family, 1, computing=True) if profile is not None and family else []
-    stretches = [each.compute_stretch for each in found if each.compute_stretch is not None]
-    known = [each.p50 for each in stretches if each.p5 < each.p95]
+    found = [each.compute_stretch for each in profile.timings if each.family == family] if profile is not None else []
+    known = [stretch.p50 for stretch in found if stretch is not None and stretch.p5 < stretch.p95]
     return min(MOST_CONTENTION[family], max(0.0, float(np.median(known)) - 1)) if known else 0.0
 
 

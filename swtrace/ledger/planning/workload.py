@@ -103,28 +103,32 @@ class Workload:
         return np.asarray(self.curve[:, :, left] * (1 - share) + self.curve[:, :, right] * share)
 
 
-def consecutive(steps: Sequence[StepFacts]) -> list[StepFacts]:
-    """Return the newest run of consecutive steps that are complete, on one clock, with every transfer attributed.
+def consecutive(steps: Sequence[StepFacts], enough: int = 1) -> list[StepFacts]:
+    """Return consecutive steps that are complete, on one clock, with every transfer attributed.
 
-    Of a pull series, only the steps of the rank that ended the last one are looked at.
+    The newest such run of at least ``enough`` steps; if there is none, the longest. Steps that are timed only now and
+    then (``SWTRACE_TIME_EVERY``) follow those that were all timed. Of a pull series, only the steps of the rank that
+    ended the last one are looked at.
     """
-    run: list[StepFacts] = []
+    runs: list[list[StepFacts]] = [[]]
     for step in reversed(steps):
-        if run and step.of_rank != run[-1].of_rank:
+        run = runs[-1]
+        if step.of_rank != steps[-1].of_rank:
             continue
-        if run and step.step != run[-1].step - 1:
-            break
         usable = (
             step.complete
             and step.path is not None
             and bool((step.attributed | ~step.receiver).all())
             and not (step.flags & TransferFlag.PREFILLED).any()
         )
+        if run and (not usable or step.step != run[-1].step - 1):
+            if len(run) >= enough:
+                break
+            run = []
+            runs.append(run)
         if usable:
             run.append(step)
-        elif run:
-            break
-    return run[::-1]
+    return (runs[-1] if len(runs[-1]) >= enough else max(runs, key=len))[::-1]
 
 
 def measure(

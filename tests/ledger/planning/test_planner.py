@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from swtrace.ledger.planning.planner import FEWEST_STEPS, Planner, memory_bytes
+from swtrace.ledger.planning.planner import DRIFT, DRIFT_OF_STALL, FEWEST_STEPS, Planner, memory_bytes
 from swtrace.ledger.planning.prediction import Interval
 from swtrace.profile import Spread
 from swtrace.share import Share
@@ -167,6 +167,35 @@ def test_an_unknown_stretch_is_that_of_the_other_sizes() -> None:
     assert probed(unknown, held) == probed(held, held) > probed(unknown) == probed(free)
 
 
+def test_a_transport_that_the_run_lacked_is_predicted_with_more_doubt() -> None:
+    """The longer the probed copies, the more it matters that the model's may take longer."""
+    before = ran(uneven())
+
+    def widths(seconds: float) -> tuple[float, float]:
+        said = before.planner(pull_profile(Spread(1.4, 1.5, 1.6, 1.5), seconds=seconds)).predict(
+            candidate("all", 1, pull=True)
+        )
+        assert said.step_ns is not None
+        assert said.stall_ratio is not None
+        return (said.step_ns.high - said.step_ns.low) / said.step_ns.value, said.stall_ratio.high - said.stall_ratio.low
+
+    short, middle, long = widths(1e-5), widths(5e-4), widths(1e-3)
+
+    assert short[0] < middle[0] < long[0]
+    assert short[1] < 2 * 1.645 * DRIFT_OF_STALL
+    assert long[1] > 3 * short[1]
+
+
+def test_ranks_that_ran_on_their_own_may_wait_for_each_other_once_they_broadcast() -> None:
+    """How far they then differ is as uncertain as the step time of each."""
+    profile = pull_profile(Spread(1.0, 1.0, 1.0, 1.0))
+    timings = tuple(replace(each, family="broadcast", seconds=Spread(*4 * [1e-5])) for each in profile.timings)
+    said = ran(uneven(pull=True)).planner(replace(profile, timings=timings)).predict(candidate("all", 4))
+
+    assert said.stall_ratio is not None
+    assert said.stall_ratio.high - said.stall_ratio.value > 1.645 * DRIFT
+
+
 def test_a_prefetch_step_needs_enough_shared_layers() -> None:
     """Six shared layers allow up to four ahead."""
     planner = ran(uneven()).planner()
@@ -180,7 +209,7 @@ def test_few_steps_are_no_basis() -> None:
     steps = ran(uneven()).steps
 
     assert Planner.of(steps[-FEWEST_STEPS:]) is None
-    assert Planner.of((*steps[:-4], *steps[-3:])) is None
+    assert Planner.of((*steps[-FEWEST_STEPS - 3 : -4], *steps[-3:])) is None
     assert Planner.of(steps[-FEWEST_STEPS - 1 :]) is not None
 
 

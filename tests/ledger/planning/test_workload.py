@@ -64,3 +64,17 @@ def test_steps_before_a_hole_are_left_out() -> None:
     steps = ran(uneven()).steps
 
     assert [step.step for step in consecutive((*steps[:-6], *steps[-5:]))] == [step.step for step in steps[-5:]]
+
+
+def test_steps_that_are_timed_now_and_then_do_not_hide_those_that_all_were() -> None:
+    """The newest run that is long enough counts; if there is none, the longest."""
+    steps = ran(uneven()).steps
+    sparse = (*steps[:12], *steps[14:18], *steps[20:24])
+
+    def numbers(enough: int) -> list[int]:
+        return [step.step for step in consecutive(sparse, enough)]
+
+    timed = [step.step for step in steps]
+    assert numbers(4) == timed[20:24]
+    assert numbers(9) == timed[1:12]  # the first transfers of the first step were filled in at the start
+    assert numbers(100) == timed[1:12]
