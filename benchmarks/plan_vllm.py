@@ -114,6 +114,7 @@ class Outcome:
 class Case:
     """A prediction, and the run that followed."""
 
+    repetition: int
     setting: Setting
     predicted: dict[str, Any] | None
     outcome: Outcome
@@ -238,7 +239,7 @@ def cases(bench: Bench, profile: Path, repetitions: int, max_stall: str) -> Iter
             print(f"repetition {repetition + 1} of {repetitions}: {setting}", file=sys.stderr)
             predicted = next((each for each in plan["predictions"] if Setting.of(each) == setting), None)
             outcome, _ = bench.run(setting)
-            yield Case(setting, predicted, outcome)
+            yield Case(repetition, setting, predicted, outcome)
 
 
 def table(found: Sequence[Case]) -> Iterator[str]:
@@ -259,21 +260,42 @@ def ordered(found: Sequence[Case]) -> list[Setting]:
     return sorted({case.setting for case in found}, key=lambda each: (each.shares, -each.packed, str(each)))
 
 
-def summary(found: Sequence[Case]) -> str:
-    """Return one sentence on the runs that share."""
+def summary(found: Sequence[Case]) -> Iterator[str]:
+    """Yield sentences on the runs that share, and on what the machine's noise lets nobody know."""
     steps, stalls, inside = [], [], [0, 0]
     for case in found:
         if case.predicted is None or not case.setting.shares:
             continue
         step, stall, outcome = case.predicted["step_seconds"], case.predicted["stall_ratio"], case.outcome
-        steps.append(abs(1e5 * step["value"] / outcome.step_ms - 100))
+        steps.append(_missed(case))
         stalls.append(100 * abs(stall["value"] - outcome.stall))
         inside[0] += _inside(step, outcome.step_ms / 1e3)
         inside[1] += _inside(stall, outcome.stall)
-    return (
+    yield (
         f"{len(steps)} runs that share: step time missed by {statistics.mean(steps):.1f} % on average, within the "
         f"interval in {inside[0]}; stall missed by {statistics.mean(stalls):.1f} points, within in {inside[1]}."
     )
+    unshared = {case.repetition: case for case in found if case.setting == UNSHARED}
+    again = statistics.mean(map(_missed, unshared.values()))
+    yield f"The run that shares nothing, repeated: step times differ by {again:.1f} % on average."
+    yield "As a multiple of the step time of that repetition's run that shares nothing, medians:"
+    for setting in ordered(found):
+        pairs = [(case, unshared[case.repetition]) for case in found if case.setting == setting and setting.shares]
+        if pairs:
+            predicted = statistics.median(_predicted_ms(case) / _predicted_ms(base) for case, base in pairs)
+            measured = [case.outcome.step_ms / base.outcome.step_ms for case, base in pairs]
+            spread = f"{statistics.median(measured):.2f} [{min(measured):.2f}, {max(measured):.2f}]"
+            yield f"  {setting!s:<24}predicted {predicted:.2f}, measured {spread}"
+
+
+def _predicted_ms(case: Case) -> float:
+    value: float = 1e3 * case.predicted["step_seconds"]["value"] if case.predicted else float("nan")
+    return value
+
+
+def _missed(case: Case) -> float:
+    """Return by how much the step time was missed, in % of what was measured."""
+    return abs(100 * _predicted_ms(case) / case.outcome.step_ms - 100)
 
 
 def _step(case: Case) -> str:
@@ -281,7 +303,7 @@ def _step(case: Case) -> str:
     if case.predicted is None:
         return f"{'-':>24}{measured}{'':>16}{timed}"
     predicted, step = case.predicted["step_seconds"], case.outcome.step_ms
-    error = 100 * (1e3 * predicted["value"] / step - 1)
+    error = 100 * (_predicted_ms(case) / step - 1)
     return f"{_interval(predicted, 1e3):>24}{measured}{error:>+7.1f}%{_within(predicted, step / 1e3):>8}{timed}"
 
 
@@ -340,7 +362,7 @@ def main() -> None:
         bench = Bench(folder.absolute(), model)
         profile = bench.probe(layer_bytes)
         found = list(cases(bench, profile, arguments.repetitions, arguments.max_stall))
-    print("", *table(found), "", summary(found), sep="\n")
+    print("", *table(found), "", *summary(found), sep="\n")
 
 
 if __name__ == "__main__":
