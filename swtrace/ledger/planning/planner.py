@@ -44,15 +44,17 @@ HELD_OUT_STALL = 0.1
 """... nor if their stall ratio is missed by more than this."""
 DRIFT = 0.05
 """Standard deviation of the difference in mean step time between two equal runs of the same minute, as a share ..."""
-DRIFT_OF_STALL = 0.008
-"""... and that of the stall ratio."""
+DRIFT_OF_STALL = {BROADCAST: 0.012, PULL: 0.005}
+"""... and that of the stall ratio. Ranks that broadcast wait for each other, so what slows one down stalls all."""
 DOUBT = 0.35
 """Standard deviation of a predicted change of step time, as a share of the change."""
-DOUBT_OF_STALL = 0.2, 0.06
+DOUBT_OF_STALL = 0.25, 0.06
 """Standard deviation of a predicted stall ratio: shares of the ratio, and of its change."""
 DOUBT_OF_PROFILE = 0.5
 """Standard deviation of what transfers take, as a share of it, if the run had none of the kind: the probe's ranks did
 not compute what the model computes, so there is another contention."""
+_OF_HALVES = 2**-0.5
+"""How much less two runs differ than the two halves of one of them."""
 _MOVES = {BROADCAST: "broadcast", PULL: "copy"}
 _NORMAL = 1.645
 """Standard deviations on both sides of a normal distribution's mean that hold 90 % of it."""
@@ -198,13 +200,13 @@ class Planner:
             return refusal
         found = self._replay(candidate, self._scale, self._bandwidth)
         step, ratio = self._corrected(found, layers)
-        missed_step, missed_ratio = self._missed
+        missed_step, missed_ratio = (missed * _OF_HALVES for missed in self._missed)
         other_step, other_ratio = self._doubts_of_another_transport(candidate, layers, step, ratio)
         change = (step - self.measured.step_ns) / step
         spread = step * _spread(self._noise, DRIFT, missed_step, DOUBT * change, other_step)
         of_ratio, of_change = DOUBT_OF_STALL
         doubts = of_ratio * ratio, of_change * (ratio - self.measured.stall_ratio)
-        around = _spread(DRIFT_OF_STALL, missed_ratio, other_ratio, *doubts) if layers else 0.0
+        around = _spread(DRIFT_OF_STALL[candidate.transport], missed_ratio, other_ratio, *doubts) if layers else 0.0
         stall_ratio = Interval(ratio, max(0.0, ratio - around), min(1.0, ratio + around))
         return Forecast(
             step_ns=Interval(step, max(0.0, step - spread), step + spread),

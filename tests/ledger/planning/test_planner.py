@@ -9,7 +9,7 @@ import pytest
 
 from swtrace.ledger.planning.planner import DRIFT, DRIFT_OF_STALL, FEWEST_STEPS, Planner, memory_bytes
 from swtrace.ledger.planning.prediction import Interval
-from swtrace.profile import Spread
+from swtrace.profile import PULL, Spread
 from swtrace.share import Share
 from tests.support.planning import LAYERS, Ran, candidate, pull_profile, ran, uneven
 from tests.support.schedules import BYTES
@@ -182,7 +182,7 @@ def test_a_transport_that_the_run_lacked_is_predicted_with_more_doubt() -> None:
     short, middle, long = widths(1e-5), widths(5e-4), widths(1e-3)
 
     assert short[0] < middle[0] < long[0]
-    assert short[1] < 2 * 1.645 * DRIFT_OF_STALL
+    assert short[1] < 3 * 1.645 * DRIFT_OF_STALL[PULL]
     assert long[1] > short[1]
 
 
