@@ -20,10 +20,10 @@ MOST_CONTENTION = {BROADCAST: 0.6, PULL: 1.0}
 """Upper bound of :attr:`Contention.compute`. A rank that pulls copies with a thread of its own, which may take its
 core; gloo's threads mostly wait for the socket."""
 SLOWDOWN = {BROADCAST: 0.0, PULL: 0.5}
-"""How much longer a transfer takes while its receiver computes, as a share of its time, beyond what it slows the
-compute down: a copy by its receiver also waits for the interpreter and for memory."""
+"""How much longer a transfer takes while its receiver computes, on top of slowing each other down alike, as a share of
+its time: on a host, a copy by its receiver also waits for the interpreter and for memory."""
 CROWDING = 0.6
-"""See :attr:`Contention.crowding`. With the two above, it predicted real runs best (``docs/planning.md``)."""
+"""See :attr:`Contention.crowding`. These three predicted real runs best (``docs/planning.md``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,10 @@ class Contention:
     one at a time, there is none."""
 
     @classmethod
-    def like(cls, compute: _Float, family: str) -> Contention:
+    def like(cls, compute: _Float, family: str, *, on_device: bool) -> Contention:
         """Return the contention of a kind of transfer, from what it does to computes."""
-        return cls(compute, SLOWDOWN.get(family, 0.0) + float(compute.mean()), CROWDING)
+        beyond = 0.0 if on_device else SLOWDOWN.get(family, 0.0)
+        return cls(compute, beyond + float(compute.mean()), CROWDING)
 
     @property
     def any(self) -> bool:

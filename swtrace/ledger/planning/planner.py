@@ -168,7 +168,7 @@ class Planner:
         info = infos[0]
         overhead = _overhead_ns(info.family, profile, info.layer_bytes)
         contention = None
-        if info.clock == Clock.DEVICE.name.lower():  # work on a device does not wait for a core
+        if _on_device(info):  # work there does not wait for a core
             contention = _probed_contention(info.family, profile)
         workloads = [measure(run, info, overhead_ns=overhead, contention=contention) for run in runs]
         return cls(info, workloads, profile, scale_compute, bandwidth)
@@ -320,9 +320,9 @@ class Planner:
     def _contention(self, family: str, workload: Workload) -> Contention:
         """Return how transfers and computes slow each other down: as measured, or as probed if the run had none."""
         if family == self._info.family:
-            return Contention.like(workload.contention, family)
+            return Contention.like(workload.contention, family, on_device=_on_device(self._info))
         compute = np.full(len(workload.ranks), _probed_contention(family, self._profile))
-        guess = Contention.like(compute, family)
+        guess = Contention.like(compute, family, on_device=_on_device(self._info))
         nbytes = self._info.layer_bytes
         return Contention(
             compute,
@@ -385,6 +385,11 @@ class Planner:
                 f"how long a {_MOVES[candidate.transport]} takes is unknown: pass a profile that `swtrace probe` wrote"
             )
         return ""
+
+
+def _on_device(info: SeriesInfo) -> bool:
+    """Return whether transfers and computes are work on a device."""
+    return info.clock == Clock.DEVICE.name.lower()
 
 
 def memory_bytes(info: SeriesInfo, candidate: Candidate) -> int:

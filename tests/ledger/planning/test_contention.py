@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swtrace.ledger.planning.contention import Busy, Contention, beside
+from swtrace.ledger.planning.contention import SLOWDOWN, Busy, Contention, beside
+from swtrace.profile import BROADCAST, PULL
 
 INTERVALS = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=12)
 """Begins and lengths."""
@@ -63,3 +64,14 @@ def test_what_slows_a_transfer_down_multiplies() -> None:
 
     assert contention.stretch(np.array([0.0, 0.5, 1.0]), np.zeros(3)) == pytest.approx([1.0, 4 / 3, 2.0])
     assert contention.stretch(np.array([0.0, 1.0]), np.array([2.0, 1.0])) == pytest.approx([2.0, 3.0])
+
+
+def test_a_copy_on_a_host_waits_for_more_than_the_compute_that_it_delays() -> None:
+    """On a device it does not, nor does a broadcast."""
+    compute = np.array([0.1, 0.3])
+
+    def slowdown(family: str, *, on_device: bool = False) -> float:
+        return Contention.like(compute, family, on_device=on_device).slowdown
+
+    assert slowdown(BROADCAST) == slowdown(PULL, on_device=True) == pytest.approx(0.2)
+    assert slowdown(PULL) == pytest.approx(0.2 + SLOWDOWN[PULL])
