@@ -56,9 +56,18 @@ class Engine:
         return answers
 
     def memory(self) -> int:
-        """Return its proportional set size in bytes: memory that processes share is divided between them."""
-        lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
+        """Return its proportional set size in bytes: memory that processes share is divided between them.
+
+        Without libraries: other tests' processes share them too, so their part depends on how many of these run.
+        """
+        held, library = 0, False
+        for line in Path(f"/proc/{self.pid}/smaps").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if "-" in name:  # the range of addresses, before what is said about it
+                library = ".so" in line
+            elif name == "Pss" and not library:
+                held += int(value.split()[0]) << 10
+        return held
 
     def _rounds(self) -> int:
         file = self.folder / "rounds"
