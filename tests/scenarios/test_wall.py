@@ -172,7 +172,8 @@ def wall() -> Iterator[Wall]:
 
 def _alerts_seen(server: Prometheus) -> set[str]:
     """Return the names of the alerts that were pending or fired."""
-    return {sample.labels["alertname"] for sample in server.query(f"max_over_time(ALERTS[{RECALL_S}s])")}
+    samples = server.query(f"max_over_time(ALERTS[{RECALL_S}s])")
+    return {sample.labels["alertname"] for sample in samples if sample.value == 1}
 
 
 def _demo(directory: Path, scenario: str, *dials: str, **settings: str) -> subprocess.Popen[str]:

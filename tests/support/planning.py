@@ -9,7 +9,7 @@ import numpy as np
 
 from swtrace.ledger.facts import StepFacts
 from swtrace.ledger.planning.contention import CROWDING, SLOWDOWN
-from swtrace.ledger.planning.planner import Planner
+from swtrace.ledger.planning.planner import OVERHEAD_NS, Planner
 from swtrace.ledger.planning.prediction import Candidate
 from swtrace.profile import BROADCAST, PULL, Profile, Spread, Timing
 from swtrace.share import Share
@@ -18,14 +18,12 @@ from tests.support.schedules import BYTES
 from tests.support.simulated_contention import Sharing, run
 
 LAYERS = 12
-OVERHEAD_NS = {False: 60_000.0, True: 12_000.0}
-"""What the planner assumes a shared layer to cost, by whether the run pulls."""
 
 
 def uneven(seed: int = 1, *, transfer_ns: float = 900_000, **options: float) -> Sharing:
     """Return a group with uneven computes of about 1 ms per layer, the same ones under all settings.
 
-    Its transfers and computes slow each other down as much as the planner assumes.
+    Sharing a layer costs, and transfers and computes slow each other down, as much as the planner assumes.
     """
 
     def varied(*of: object) -> float:
@@ -35,13 +33,13 @@ def uneven(seed: int = 1, *, transfer_ns: float = 900_000, **options: float) -> 
         whole = 1_000_000 * varied(rank, step, layer)
         return 0.4 * whole, 0.6 * whole
 
-    pull, contention = bool(options.get("pull")), float(options.get("contention", 0.0))
+    family, contention = PULL if options.get("pull") else BROADCAST, options.get("contention", 0.0)
     sharing = Sharing(
         compute,
         lambda *of: transfer_ns * varied("transfer", *of),
         layers=LAYERS,
-        overhead=OVERHEAD_NS[pull],
-        slowdown=SLOWDOWN[PULL if pull else BROADCAST] + contention / (1 + contention),
+        overhead=OVERHEAD_NS[family],
+        slowdown=SLOWDOWN[family] + contention / (1 + contention),
         crowding=CROWDING,
         wake=20_000,
         steps=30,

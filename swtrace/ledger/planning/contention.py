@@ -40,9 +40,13 @@ class Contention:
 
     @classmethod
     def like(cls, compute: _Float, family: str, *, on_device: bool) -> Contention:
-        """Return the contention of a kind of transfer, from what it does to computes."""
-        beyond = 0.0 if on_device else SLOWDOWN.get(family, 0.0)
-        return cls(compute, beyond + float(compute.mean()), CROWDING)
+        """Return the contention of a kind of transfer, from what it does to computes.
+
+        On a device, a stream carries one transfer at a time, and no copy waits for the interpreter.
+        """
+        if on_device:
+            return cls(compute, float(compute.mean()), 0.0)
+        return cls(compute, SLOWDOWN.get(family, 0.0) + float(compute.mean()), CROWDING)
 
     @property
     def any(self) -> bool:
@@ -62,6 +66,21 @@ class Contention:
 def senders(source: npt.NDArray[np.int64], rendezvous: str) -> npt.NDArray[np.int64]:
     """Return the group rank that sends the layer at each position; -1 if its receivers copy it without its help."""
     return np.full_like(source, -1) if rendezvous == RECEIVER else source
+
+
+def meanwhile(start: _Float, ready: _Float, stretches: Sequence[tuple[_Float, _Float]]) -> tuple[_Float, _Float]:
+    """Return what happens during each transfer, for :meth:`Contention.stretch`.
+
+    Args:
+        start: ``[..., rank, position]``; NaN where nothing is received.
+        ready: likewise.
+        stretches: when each rank computes, see :meth:`Busy.of_compute`.
+
+    Returns:
+        The share of its time in which its receiver computes, and :func:`beside`.
+    """
+    computing = Busy.of_compute(stretches).within(start, ready) / np.maximum(1.0, ready - start)
+    return computing, beside(start, ready)
 
 
 def beside(start: _Float, ready: _Float) -> _Float:
@@ -84,10 +103,9 @@ def beside(start: _Float, ready: _Float) -> _Float:
     order = np.argsort(events, kind="stable")
     instants = events[order]
     under_way = np.where(order < moved.sum(), 1, -1).cumsum()[:-1]
-    before = np.concatenate(([0.0], np.cumsum(under_way * np.diff(instants))))
+    line = instants, np.concatenate(([0.0], np.cumsum(under_way * np.diff(instants))))
     since, until = start[received], ready[received]
-    of_all = np.interp(until, instants, before) - np.interp(since, instants, before)
-    found[received] = np.maximum(0.0, of_all / np.maximum(1.0, until - since) - 1)
+    found[received] = np.maximum(0.0, _increase(line, since, until) / np.maximum(1.0, until - since) - 1)
     return found
 
 
@@ -125,10 +143,14 @@ class Busy:
     def within(self, since: _Float, until: _Float) -> _Float:
         """Return how much of some stretches of time is busy, ``[..., rank, stretch]``."""
         shorter = np.empty_like(since)
-        for row, (instants, before) in enumerate(self._lines):
-            to, start = until[..., row, :], since[..., row, :]
-            shorter[..., row, :] = np.interp(to, instants, before) - np.interp(start, instants, before)
+        for row, line in enumerate(self._lines):
+            shorter[..., row, :] = _increase(line, since[..., row, :], until[..., row, :])
         return shorter
+
+
+def _increase(line: tuple[_Float, _Float], since: _Float, until: _Float) -> _Float:
+    """Return by how much a line of instants and values grows between two instants."""
+    return np.asarray(np.interp(until, *line) - np.interp(since, *line))
 
 
 def _covered(intervals: _Float) -> tuple[_Float, _Float]:

@@ -379,7 +379,7 @@ class Planner:
         if (
             candidate.transport != info.family
             and self._bandwidth is None
-            and _timing(candidate.transport, self._profile, 1, computing=False) is None
+            and _timing(candidate.transport, self._profile, 1) is None
         ):
             return (
                 f"how long a {_MOVES[candidate.transport]} takes is unknown: pass a profile that `swtrace probe` wrote"
@@ -421,13 +421,13 @@ def _own_settings(info: SeriesInfo) -> Candidate:
 
 
 def _overhead_ns(family: str, profile: Profile | None, layer_bytes: int) -> float:
-    timing = _timing(family, profile, layer_bytes, computing=False)
+    timing = _timing(family, profile, layer_bytes)
     return OVERHEAD_NS.get(family, 0.0) if timing is None else 1e9 * timing.issue_seconds.p50
 
 
-def _timing(family: str, profile: Profile | None, layer_bytes: int, *, computing: bool) -> Timing | None:
-    """Return the profile's timing of single transfers of about a layer's size."""
-    return None if profile is None else profile.nearest(family, 1, layer_bytes, computing=computing)
+def _timing(family: str, profile: Profile | None, layer_bytes: int) -> Timing | None:
+    """Return the profile's timing of single transfers of about a layer's size, while no rank computes."""
+    return None if profile is None else profile.nearest(family, 1, layer_bytes, computing=False)
 
 
 def _probed_contention(family: str, profile: Profile | None) -> float:
@@ -452,7 +452,7 @@ def _probed_stretch(
 
 def _drawn_ns(family: str, profile: Profile | None, layer_bytes: int, shape: tuple[int, ...]) -> _Float:
     """Return times of single transfers in ns, drawn from a profile: its line over sizes, with the nearest spread."""
-    timing = _timing(family, profile, layer_bytes, computing=False)
+    timing = _timing(family, profile, layer_bytes)
     seconds = profile.seconds(family, 1, layer_bytes, computing=False) if profile is not None else None
     if timing is None or seconds is None:
         raise ValueError(family)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.channel import SERIAL
-from swtrace.ledger.planning.contention import Busy, Contention, beside, senders
+from swtrace.ledger.planning.contention import Busy, Contention, meanwhile, senders
 from swtrace.ledger.planning.workload import Workload
 from swtrace.ledger.rendezvous import Rendezvous
 
@@ -85,8 +85,7 @@ def replay(workload: Workload, settings: Settings) -> Replayed:
             busy, stretches = Busy.of(run.start, run.ready, sending, workload.ranks), run.stretches
             slower = [slows * busy.within(*stretch) for stretch in stretches]
             slower[2] = slower[2][..., 0]
-            computing = Busy.of_compute(stretches).within(run.start, run.ready) / np.maximum(1.0, run.ready - run.start)
-            moving = run.moving * contention.stretch(computing, beside(run.start, run.ready))
+            moving = run.moving * contention.stretch(*meanwhile(run.start, run.ready, stretches))
         run.go(before + slower[0], after + slower[1], tail + slower[2], moving)
     counted = run.counted
     return Replayed(

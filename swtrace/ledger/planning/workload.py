@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.facts import StepFacts
-from swtrace.ledger.planning.contention import MOST_CONTENTION, Busy, beside, senders
+from swtrace.ledger.planning.contention import MOST_CONTENTION, Busy, meanwhile, senders
 from swtrace.trace.identity import SeriesInfo
 from swtrace.trace.schema import TransferFlag
 
@@ -30,6 +30,8 @@ _ENOUGH = 0.1
 """Share of the compute that must overlap with transfers to show it."""
 _KEPT = 0.1
 """Share of a measured stretch of compute that remains at least when contention is taken out."""
+_BY_STEP_AND_RANK = "curve", "skew", "gap", "moving", "computing", "beside", "step_ns", "stall_ns"
+"""Arrays of a workload that begin with these two axes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,7 @@ class Workload:
 
     def part(self, steps: slice) -> Workload:
         """Return some of the steps."""
-        arrays = ("curve", "skew", "gap", "moving", "computing", "beside", "step_ns", "stall_ns")
-        return replace(self, **{name: getattr(self, name)[steps] for name in arrays})
+        return replace(self, **{name: getattr(self, name)[steps] for name in _BY_STEP_AND_RANK})
 
     def scaled(self, factor: float) -> Workload:
         """Return the same steps with computes that take ``factor`` times as long."""
@@ -90,8 +91,7 @@ class Workload:
         if len(self.ranks) < size:  # ranks with steps of their own
             return replace(self, ranks=tuple(rank % ranks for rank in self.ranks))
         rows = np.arange(ranks) % size
-        arrays = ("curve", "skew", "gap", "moving", "computing", "beside", "step_ns", "stall_ns")
-        picked = {name: getattr(self, name)[:, rows] for name in arrays}
+        picked = {name: getattr(self, name)[:, rows] for name in _BY_STEP_AND_RANK}
         return replace(self, ranks=tuple(range(ranks)), contention=self.contention[rows], **picked)
 
     def compute_to(self, places: _Float) -> _Float:
@@ -183,7 +183,7 @@ def measure(
     )
     to_linear = np.maximum(0.0, to_linear - min(overhead_ns, float(np.quantile(to_linear, 0.25))))
 
-    computing = Busy.of_compute(stretches).within(started, ready) / np.maximum(1.0, moving)
+    computing, others = meanwhile(started, ready, stretches)
 
     parts = np.empty((*to_reach.shape[:2], 2 * len(shared) + 2))
     parts[:, :, 0] = 0.0
@@ -205,7 +205,7 @@ def measure(
         gap=gap,
         moving=moving,
         computing=computing,
-        beside=beside(started, ready),
+        beside=others,
         wake=wake[held & receiver],
         passed=float(np.median(passed)) if passed.size else 0.0,
         contention=contended,

@@ -75,3 +75,9 @@ def test_a_copy_on_a_host_waits_for_more_than_the_compute_that_it_delays() -> No
 
     assert slowdown(BROADCAST) == slowdown(PULL, on_device=True) == pytest.approx(0.2)
     assert slowdown(PULL) == pytest.approx(0.2 + SLOWDOWN[PULL])
+
+
+def test_a_stream_of_a_device_carries_one_transfer_at_a_time() -> None:
+    """So nothing there needs a second replay if nothing slows computes down."""
+    assert not Contention.like(np.zeros(2), BROADCAST, on_device=True).any
+    assert Contention.like(np.zeros(2), BROADCAST, on_device=False).any
