@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from swtrace.cli.demo.faults import Injector, Place
-from swtrace.cli.demo.model import Check, build, expect, following
+from swtrace.cli.demo.model import COLUMNS, Check, build, expect, following
 from swtrace.cli.demo.report_lines import RankReport, What
 from swtrace.cli.demo.scenarios import Transport
 from swtrace.cli.exit_codes import ExitCode, exit_code
@@ -171,10 +171,20 @@ def _run_step(
                     "of unshared weights"
                 )
             activation = following(output)
-            left_ns = begin_ns + dials.compute_ns(random_source) - time.monotonic_ns()
-            if left_ns > 0:
-                time.sleep(left_ns * 1e-9)
+            _compute(begin_ns + dials.compute_ns(random_source) - time.monotonic_ns(), awake=injector.awake)
             injector.at(Place.COMPUTE, step, layer)
+
+
+def _compute(left_ns: int, *, awake: bool) -> None:
+    """Spend the rest of a layer's compute: asleep, or ``awake`` on a core, without the GIL for most of it."""
+    import torch
+
+    if not awake:
+        time.sleep(max(0, left_ns) * 1e-9)
+        return
+    vector, end_ns = torch.ones(COLUMNS), time.thread_time_ns() + left_ns
+    while time.thread_time_ns() < end_ns:
+        torch.outer(vector, vector)
 
 
 def _continues(dials: Dials, rank: int, step: int, begin_s: float, injector: Injector) -> bool:

@@ -11,12 +11,12 @@ import math
 import os
 import signal
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from swtrace.cli.demo.busy import crowded
+from swtrace.cli.demo.busy import BusyProcesses
 from swtrace.cli.demo.links import NO_LINKS, Links
 from swtrace.cli.demo.report_lines import RankReport, What
 from swtrace.closing import Closing
@@ -155,7 +155,7 @@ class Fault:
         """Do what a rank does when it is due. The fault or the run ends in ``ends_s``."""
 
     def imposed(self, target: Target) -> AbstractContextManager[object] | None:
-        """Return what every process, of whichever rank, is subject to while it lasts; None if it only acts."""
+        """Prepare what a process, of whichever rank, is subject to while it lasts; None if it is to nothing."""
         del target
         return None
 
@@ -324,7 +324,7 @@ class Steal(Fault):
     """A rank that shares its core with other processes."""
 
     kind = "steal"
-    about = "runs on one core, which it shares with `processes` (2) busy processes"
+    about = "shares a core with `processes` (2) busy processes, and keeps it busy too while it computes"
 
     processes: int = _count("processes", 2, _MAX_PROCESSES)
 
@@ -334,15 +334,15 @@ class Steal(Fault):
 
     def imposed(self, target: Target) -> AbstractContextManager[object] | None:
         """Start the processes, if this is one of the ranks of the fault."""
-        return crowded(target.rank, self.processes) if target.rank in self.ranks else nullcontext()
+        return BusyProcesses(target.rank, self.processes) if target.rank in self.ranks else None
 
 
 KINDS: dict[str, type[Fault]] = {
     fault.kind: fault for fault in (Straggler, Entry, SlowLink, SlowSource, Steal, Hang, Kill)
 }
 _HELP_OF_ALL = """\
-All faults have the keys `rank`, such as 1, or 1+3 for two of them (default: the last); `after`, when the fault begins, and
-`for`, how long it lasts, in seconds (default: all the time). The other keys depend on the kind. A rank with
+All faults have the keys `rank`, such as 1, or 1+3 for two of them (default: the last); `after`, when the fault begins,
+and `for`, how long it lasts, in seconds (default: all the time). The other keys depend on the kind. A rank with
 
 """
 HELP = _HELP_OF_ALL + "\n".join(f"* `{name}` {fault.about}" for name, fault in KINDS.items())
@@ -373,15 +373,21 @@ class Injector(Closing):
     """The faults of a run, as one rank carries them out."""
 
     def __init__(self, dials: Dials, rank: int) -> None:
-        """Prepare the faults; the clock starts with :meth:`start`. All ranks must do this together."""
+        """Prepare the faults; :meth:`start` starts their clock. All ranks must do this together."""
         self._faults = dict(zip(dials.faults, dials.injected, strict=True))
         self._rank = rank
         paced = any(isinstance(fault, SlowLink | SlowSource) for fault in self._faults.values())
-        self._target = Target(rank, Links.find(rank) if paced else NO_LINKS, dials.layer_bytes)
-        self._ends_s = dials.seconds if dials.steps is None else math.inf
+        target = Target(rank, Links.find(rank) if paced else NO_LINKS, dials.layer_bytes)
+        self._imposed = {text: fault.imposed(target) for text, fault in self._faults.items()}
+        self._active: dict[str, ExitStack] = {}
         self._begun: set[str] = set()
-        self._imposed: dict[str, ExitStack] = {}
+        self._ends_s = dials.seconds if dials.steps is None else math.inf
         self._start_s = time.monotonic()
+
+    @property
+    def awake(self) -> bool:
+        """Whether this rank computes on its core instead of asleep, so that it can lack the core."""
+        return any(isinstance(fault, Steal) and self._rank in fault.ranks for fault in self._faults.values())
 
     def start(self) -> None:
         """Begin to count seconds."""
@@ -390,30 +396,29 @@ class Injector(Closing):
     def at(self, place: Place, step: int, layer: int | None = None) -> None:
         """Do what the faults do to this rank here and now."""
         for text, fault in self._faults.items():
-            elapsed_s = time.monotonic() - self._start_s
-            lasts = fault.after_s <= elapsed_s < min(fault.until_s, self._ends_s)
-            if place is Place.ENTRY and lasts != (text in self._imposed):
-                self._impose(text, fault, lasts=lasts)
+            elapsed_s, ends_s = time.monotonic() - self._start_s, min(fault.until_s, self._ends_s)
+            lasts = fault.after_s <= elapsed_s < ends_s
+            if place is Place.ENTRY and self._imposed[text] is not None:
+                self._impose(text, lasts=lasts)
             if lasts and self._rank in fault.ranks and fault.due(Moment(place, step, layer)):
                 self._report(text)
-                fault.act(min(fault.until_s, self._ends_s) - elapsed_s)
+                fault.act(ends_s - elapsed_s)
 
     def close(self) -> None:
         """End what is imposed."""
-        for imposed in self._imposed.values():
-            imposed.close()
-        self._imposed.clear()
+        for text in self._faults:
+            self._impose(text, lasts=False)
 
-    def _impose(self, text: str, fault: Fault, *, lasts: bool) -> None:
-        if not lasts:
-            self._imposed.pop(text).close()
-            return
-        self._imposed[text] = stack = ExitStack()
-        imposed = fault.imposed(self._target)
-        if imposed is not None:
-            stack.enter_context(imposed)
-            if self._rank in fault.ranks:
+    def _impose(self, text: str, *, lasts: bool) -> None:
+        imposed = self._imposed[text]
+        if lasts and imposed is not None and text not in self._active:
+            self._active[text] = ExitStack()
+            self._active[text].enter_context(imposed)
+            if self._rank in self._faults[text].ranks:
                 self._report(text)
+        elif not lasts and text in self._active:
+            self._active.pop(text).close()
+            self._imposed[text] = None
 
     def _report(self, text: str) -> None:
         if text not in self._begun:
