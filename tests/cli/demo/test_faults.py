@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from tests.support.patience import eventually, patience
 from tests.support.processes import command_line, descendants, runs
 
 DEMO = ("--layers", "8", "--mib", "0.125", "--compute-ms", "2", "--prefetch-step", "1")
+DOCUMENTATION = Path(__file__).resolve().parents[3] / "docs" / "diagnosis.md"
 LATE_MS = 15
 """Long beside what a busy machine keeps a rank waiting for a core."""
 
@@ -77,6 +79,16 @@ def test_a_fault_that_the_run_cannot_have_is_refused(fault: str, dials: Dials, m
 def test_the_default_rank_is_the_last() -> None:
     """Of the run that has the fault, not of the scenario."""
     assert [fault.ranks for fault in Dials(ranks=5, faults=("kill", "kill:rank=3+1")).injected] == [(4,), (1, 3)]
+
+
+def test_every_kind_is_documented() -> None:
+    """With each of its own keys, in its row of the table."""
+    _, _, rows = DOCUMENTATION.read_text().partition("## Faults")[2].partition("|---|")
+    documented = re.findall(r"^\| ([a-z-]+) \| (.*?) \| ", rows, re.MULTILINE)
+    common = {"rank", "after", "for"}
+    assert {kind: set(re.findall(r"`([a-z]+)", keys)) for kind, keys in documented} == {
+        kind: fault.keys().keys() - common for kind, fault in KINDS.items()
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)
