@@ -265,16 +265,15 @@ def _written(run: Run, fault: Fault, clock: _Clocks, chance: np.random.Generator
     late = np.where(np.arange(layers) < ahead, load.jump[:, np.newaxis], 0.0)[:, :, np.newaxis]
     noise = 0.0 if shape.device else chance.exponential(15_000, run.ready.shape)
     with np.errstate(invalid="ignore"):
-        ready = np.minimum(np.where(own, run.issued + 20_000, run.ready) + late + noise, run.wait_end)
+        ready = np.minimum(run.ready + late + noise, run.wait_end)
         issued = np.where(prefilled, run.wait_begin, np.minimum(run.issued + late, run.wait_begin))
-    ready = np.where(prefilled, run.wait_begin, np.maximum(ready, issued))
+    ready = np.where(own, NEVER, np.where(prefilled, run.wait_begin, np.maximum(ready, issued)))
     wait_end = np.where(prefilled, run.wait_begin, run.wait_end)
 
     transfers = np.zeros((steps, layers, ranks), TRANSFER)
     transfers["kind"] = Kind.TRANSFER
-    transfers["observed_clock"] = (
-        Observed.EVENT | (Clock.DEVICE << 4) if shape.device else Observed.CALLBACK | (Clock.HOST << 4)
-    )
+    observed, clock_of = (Observed.EVENT, Clock.DEVICE) if shape.device else (Observed.CALLBACK, Clock.HOST)
+    transfers["observed_clock"] = np.where(own, Observed.NEVER, observed) | (clock_of << 4)
     for name, instants in (
         ("issued_ns", issued),
         ("ready_ns", ready),
