@@ -32,8 +32,8 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.diagnosis_cases import CASES, KINDS, Case, group, healthy
-from swtrace.ledger.finding import Finding, Level
-from swtrace.ledger.verdict import verdict
+from swtrace.diagnosis.diagnosis import diagnose
+from swtrace.diagnosis.finding import Finding, Level
 from swtrace.observing import Observation, Roster
 from tests.support.faulty_origin import FaultyOrigin
 from tests.support.faulty_series import FINAL, Kind, Noise
@@ -61,7 +61,7 @@ NAMES: dict[Kind, frozenset[str]] = {
     Kind.LAUNCH: frozenset({"launch_bound"}),
     Kind.RUN_DELAY: frozenset({"cores_taken", "machine_noise"}),
     Kind.STEAL: frozenset({"cores_taken", "machine_noise"}),
-    Kind.CHANNEL: frozenset({"channel_bound"}),
+    Kind.CHANNEL: frozenset({"channel_bound", "channel_tight"}),
     Kind.PREFETCH: frozenset({"effective_prefetch_step"}),
     Kind.LOST: frozenset({"missing_records"}),
     Kind.DEAD: frozenset({"died"}),
@@ -80,7 +80,7 @@ MEASURED = frozenset(
         "aborted",
         "untimed",
         "planned",
-        "worst_layer",
+        "bypassed",
     }
 )
 """Findings that state a measurement and blame nobody. They are true of any run that they are about."""
@@ -123,7 +123,6 @@ CONSEQUENCES: dict[Kind, tuple[Consequence, ...]] = {
         Consequence("entry_skew", same_ranks=True, reason="without a barrier it also enters the next step last"),
     ),
     Kind.CHANNEL: (
-        Consequence("channel_tight", same_ranks=False, reason="it is what a weak fault of this kind is"),
         Consequence("late_issue", same_ranks=False, reason="ranks that wait for their weights issue late"),
     ),
     Kind.PREFETCH: (),
@@ -192,16 +191,7 @@ class _Found:
 
 def accusations(observation: Observation) -> list[Finding]:
     """Return the findings at warning level or above."""
-    found: list[Finding] = []
-    for facts in observation.facts.series:
-        said = verdict(facts, observation.history[facts.key], observation.died)
-        found += [finding for finding in said.findings if finding.level >= Level.WARNING]
-    return found
-
-
-def ranks_of(finding: Finding) -> tuple[int, ...]:
-    """Return the ranks that a finding is about."""
-    return () if finding.rank is None else (finding.rank,)
+    return [finding for finding in diagnose(observation).findings if finding.level >= Level.WARNING]
 
 
 def judge(case: Case) -> Judged:
@@ -294,13 +284,12 @@ def _weigh(case: Case, said: Iterable[Finding], found: _Found, at_ns: float, *, 
     fault = case.fault
     truth, saving = set(fault.ranks), None
     for finding in said:
-        named = Named(finding.kind, ranks_of(finding))
+        named = Named(finding.kind, finding.ranks)
         if late and _right(case, named):
             found.covered |= set(named.ranks)
             if found.right is None:
                 found.right, found.at_ns = named, at_ns
-            predicted = getattr(finding, "saving", None)
-            saving = predicted.share if predicted is not None else saving
+            saving = finding.saving.share if finding.saving is not None else saving
         elif finding.kind not in MEASURED and not (late and _follows(case, named, truth)) and not _holds(case, named):
             when = "" if fault.kind is Kind.NONE else f" at {(at_ns - case.run.begin[fault.begin].min()) / 1e9:.2f} s"
             found.wrong.setdefault(named, f"[{named.kind} {list(named.ranks)}{when}] {finding.sentence}")
