@@ -368,6 +368,7 @@ class SeriesRecorder:
         "_ready_at",
         "_recorder",
         "_sequences",
+        "_since_at",
         "_stage",
         "_tokens",
         "_words",
@@ -393,6 +394,7 @@ class SeriesRecorder:
         self._tokens = [count(_GENERATION_ONE, _GENERATION_ONE) for _ in range(windows)]
         self._position_bits = tuple(position << _POSITION_SHIFT for position in range(info.num_layers))
         self._progress_at = schema.PROGRESS_OFFSET // 8 + index * schema.PROGRESS_WORDS
+        self._since_at = self._progress_at + schema.PROGRESS_SINCE
         self._stage = 0
         self._attach(recorder)
 
@@ -442,9 +444,9 @@ class SeriesRecorder:
 
     def issued(self, operations: int, at_ns: int) -> None:
         """Mark how many broadcasts this rank has issued."""
-        words, word = self._words, self._progress_at
-        words[word + schema.PROGRESS_SINCE] = at_ns
-        words[word] = operations | self._stage
+        words = self._words
+        words[self._since_at] = at_ns
+        words[self._progress_at] = operations | self._stage
 
     def enter_stage(self, stage: int, at_ns: int) -> None:
         """Mark that a step begins or ends; see :class:`~swtrace.trace.schema.Stage`."""
@@ -459,9 +461,8 @@ class SeriesRecorder:
 
     def unblock(self, at_ns: int) -> None:
         """Remove the mark of :meth:`block`: the rank goes on from now."""
-        words, word = self._words, self._progress_at
-        words[word + schema.PROGRESS_SINCE] = at_ns
-        words[word + schema.PROGRESS_WAITING] = 0
+        self._words[self._since_at] = at_ns
+        self._words[self._progress_at + schema.PROGRESS_WAITING] = 0
 
     def completed(self, steps: int, at_ns: int) -> None:
         """Mark how many steps the device is known to have completed. Safe from any one thread."""
