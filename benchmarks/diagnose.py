@@ -122,9 +122,7 @@ CONSEQUENCES: dict[Kind, tuple[Consequence, ...]] = {
         Consequence("straggler", same_ranks=True, reason="its compute does take longer"),
         Consequence("entry_skew", same_ranks=True, reason="without a barrier it also enters the next step last"),
     ),
-    Kind.CHANNEL: (
-        Consequence("late_issue", same_ranks=False, reason="ranks that wait for their weights issue late"),
-    ),
+    Kind.CHANNEL: (Consequence("late_issue", same_ranks=False, reason="ranks that wait for their weights issue late"),),
     Kind.PREFETCH: (),
     Kind.LOST: (),
     Kind.DEAD: (Consequence("hung", same_ranks=True, reason="it does nothing any more"),),
@@ -269,7 +267,11 @@ def _looks(case: Case, origin: FaultyOrigin, begun_ns: float) -> Iterator[float]
         yield from np.arange(first, first + _LAST_NS, _POLL_NS)
         return
     begin, steps = case.fault.begin, case.shape.steps
-    at = [*range(_SLOW, begin, _SLOW), *range(max(begin, 1), begin + _YOUNG, _FAST), *range(begin + _YOUNG, steps, _SLOW)]
+    at = [
+        *range(_SLOW, begin, _SLOW),
+        *range(max(begin, 1), begin + _YOUNG, _FAST),
+        *range(begin + _YOUNG, steps, _SLOW),
+    ]
     if case.fault.kind is Kind.NONE:
         at = list(range(_SLOW, steps, _SLOW))
         idle = np.flatnonzero(np.diff(case.run.begin.min(axis=1)) > 2e9)

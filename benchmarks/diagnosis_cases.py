@@ -52,7 +52,7 @@ class Case:
     @property
     def gain(self) -> float | None:
         """Share of step time that repairing the fault gains, from when it began; None if the run does not go on."""
-        if self.fault.kind in FINAL | {Kind.LOST, Kind.NONE}:
+        if self.fault.kind in FINAL | {Kind.LOST, Kind.DIVERGED, Kind.NONE}:
             return None
         return self.run.gain(self.repaired, self.fault.begin)
 
@@ -111,12 +111,12 @@ def group(seed: int, number: int, kinds: Sequence[Kind]) -> list[Case]:
 
 
 def _shape(chance: np.random.Generator) -> Shape:
-    ranks = int(chance.choice((2, 3, 4, 4, 6, 8, 8, 12, 16, 16, 24, 32, 64)))
+    ranks = int(chance.choice((2, 2, 3, 4, 4, 4, 6, 8, 8, 8, 12, 16, 16, 24, 32, 64)))
     device = bool(chance.random() < 0.3)
     return Shape(
         ranks=ranks,
-        layers=int(chance.integers(8, 25)),
-        steps=int(chance.choice((160, 192, 256))),
+        layers=int(chance.choice((8, 8, 10, 12, 12, 16, 24))),
+        steps=int(chance.choice((136, 160, 192))),
         prefetch_step=int(chance.choice((0, 1, 1, 1, 2, 3))),
         rendezvous="group" if device else str(chance.choice(("tree", "tree", "source"))),
         queue="serial" if device else "receiver",
@@ -160,7 +160,9 @@ def _draft(group_shape: Shape, kind: Kind, chance: np.random.Generator) -> tuple
         phases=((Phase.DECODE,), (Phase.DECODE,) * 4 + (Phase.PREFILL,), (Phase.DECODE, Phase.MIXED))[
             chance.integers(3)
         ],
-        prefetch_step=max(1, group_shape.prefetch_step) if kind is Kind.PREFETCH else group_shape.prefetch_step,
+        prefetch_step=max(1, group_shape.prefetch_step)
+        if kind in {Kind.PREFETCH, Kind.CHANNEL}
+        else group_shape.prefetch_step,
     )
     if kind is Kind.LAUNCH:
         shape = replace(shape, device=True, rendezvous="group", queue="serial")
@@ -193,7 +195,8 @@ def _fault(shape: Shape, kind: Kind, begin: int, chance: np.random.Generator) ->
         some = ()
     if kind is Kind.PREFETCH:
         begin, strength = 0, float(chance.integers(1, shape.prefetch_step + 1))
-    stage = str(chance.choice(("compute", "compute", "entry", "collective")))
+    stages = ("compute", "compute", "entry", *(() if shape.device or kind is Kind.DEAD else ("collective", "peers")))
+    stage = str(chance.choice(stages))
     return Fault(
         kind=kind,
         ranks=some,
@@ -204,6 +207,6 @@ def _fault(shape: Shape, kind: Kind, begin: int, chance: np.random.Generator) ->
         often=float(chance.uniform(0.15, 0.6)),
         phase=Phase(int(chance.choice((Phase.DECODE, Phase.PREFILL)))),
         position=int(chance.integers(shape.layers)),
-        stage="compute" if kind is Kind.DEAD and stage == "collective" else stage,
+        stage=stage,
         damaged=bool(chance.random() < 0.5),
     )

@@ -13,8 +13,8 @@ from swtrace.observing.origin import Link, OriginStatus, Polled
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.records import STEP, TRANSFER, Records
-from swtrace.trace.ring_reader import Occupancy, RingStatistics, WindowState
-from swtrace.trace.schema import NO_WINDOW, Clock, Kind, Observed, TransferFlag, Untimed
+from swtrace.trace.ring_reader import InCollective, Marks, Occupancy, Progress, RingStatistics, WindowState
+from swtrace.trace.schema import NO_WINDOW, Clock, Collective, Kind, Observed, Stage, TransferFlag, Untimed
 from tests.support import faulty_series
 from tests.support.faulty_series import NEVER, ORIGIN_NS, Fault, Floats, Run
 
@@ -50,6 +50,7 @@ class FaultyOrigin:
         shape = self.shape = run.load.shape
         self.now_ns = ORIGIN_NS
         self._run, self._fault = run, fault
+        self._numbers = numbers(run)
         self._clock = _Clocks.drawn(shape, chance)
         self.infos = tuple(_info(run, rank) for rank in range(shape.ranks))
         self.stopped_ns = _stopped_ns(run, fault, chance)
@@ -160,13 +161,70 @@ class FaultyOrigin:
             statistics=RingStatistics(written, written - lost, lapped, damaged, 0),
             anchor=self._anchor(rank),
             windows=(self._windows(rank),),
+            marks=self._marks(rank),
             taken_ns=self._clock.one(rank, self.now_ns),
             down_since_ns=self._down_since.get(rank, 0),
         )
 
+    def _seen_ns(self, rank: int) -> float:
+        """Return the true time as of which a rank's marks and windows are shown: until it stops."""
+        dead = self._fault.kind is faulty_series.Kind.DEAD and rank in self._fault.ranks
+        return min(self.now_ns, self.stopped_ns) if dead else self.now_ns
+
+    def _marks(self, rank: int) -> Marks:
+        """Return what a rank's host does."""
+        run, now, layers = self._run, self._seen_ns(rank), self.shape.layers
+        began = int(np.searchsorted(run.begin[:, rank], now, side="right"))
+        ended = int(np.searchsorted(run.end[:, rank], now, side="right"))
+        instants = [run.begin[began - 1, rank]] if began else []
+        if ended and began == ended:
+            instants.append(run.end[ended - 1, rank])
+        reached = run.reach
+        if self.shape.device:
+            reached = run.begin[:, np.newaxis] + run.load.launch
+        issued = int(np.searchsorted(reached[:, :, rank].reshape(-1), now, side="right"))
+        waiting, waiting_since = -1, 0
+        if issued:
+            step, position = divmod(issued - 1, layers)
+            instants.append(reached[step, position, rank])
+            if not self.shape.device and began > ended:
+                begun, ready, over = (each[began - 1, :, rank] for each in (run.wait_begin, run.ready, run.wait_end))
+                held = np.flatnonzero((begun <= now) & (now < over) & (ready > begun))
+                if len(held):
+                    waiting, waiting_since = int(held[0]), self._clock.one(rank, float(begun[held[0]]))
+                passed = over[(over <= now) & (ready > begun)]
+                instants += [float(passed[-1])] if len(passed) else []
+            issued += int(self._numbers[step] - step) * layers
+        progress = Progress(
+            issued=issued,
+            stage=Stage.MARKED if began > ended else Stage.BETWEEN,
+            since_ns=self._clock.one(rank, max(instants)) if instants else 0,
+            waiting=waiting,
+            waiting_since_ns=waiting_since,
+        )
+        if self.shape.device:
+            if began > ended and now >= run.begin[began - 1, rank] + 1.05 * run.load.launch[began - 1, -1, rank]:
+                progress = progress._replace(stage=Stage.BETWEEN)
+            at = self._clock.one(rank, now if began == ended else float(run.end[ended - 1, rank])) if ended else 0
+            progress = progress._replace(completed=int(self._numbers[ended - 1]) + 1 if ended else 0, completed_ns=at)
+        return Marks((progress,), self._collective(rank))
+
+    def _collective(self, rank: int) -> InCollective | None:
+        """Return the collective of the program that a rank is in."""
+        fault = self._fault
+        if fault.kind is not faulty_series.Kind.HUNG or self.now_ns < self.stopped_ns:
+            return None
+        if fault.stage == "collective" and rank in fault.ranks:
+            return InCollective(Collective.ALL_GATHER, self._clock.one(rank, self.stopped_ns))
+        if fault.stage == "peers" and rank not in fault.ranks:
+            since = self._run.wait_end[fault.begin, fault.position - 1, rank] if fault.position else NEVER
+            since = max(self.stopped_ns, since if np.isfinite(since) else float(self._run.begin[fault.begin, rank]))
+            return InCollective(Collective.ALL_REDUCE, self._clock.one(rank, since)) if since <= self.now_ns else None
+        return None
+
     def _windows(self, rank: int) -> tuple[WindowState, ...]:
         """Return the states of a rank's windows: what was issued into each of them last."""
-        run, shape, now = self._run, self.shape, self.now_ns
+        run, shape, now = self._run, self.shape, self._seen_ns(rank)
         layers, count = shape.layers, shape.prefetch_step + 1
         issued = run.issued[:, :, rank].reshape(-1)
         newest = int(np.searchsorted(issued, now, side="right")) - 1
@@ -187,10 +245,6 @@ class FaultyOrigin:
         return tuple(
             states.get(window, WindowState(window, Occupancy.FREE, 0, 0, 0, 0, 0, 0)) for window in range(count)
         )
-
-    @property
-    def _numbers(self) -> npt.NDArray[np.int64]:
-        return numbers(self._run)
 
 
 @dataclass(frozen=True)
@@ -247,6 +301,8 @@ def _stopped_ns(run: Run, fault: Fault, chance: np.random.Generator) -> float:
     """Return when the faulty rank stops."""
     if fault.kind not in faulty_series.FINAL or not fault.strength:
         return NEVER
+    if fault.stage == "entry" and not fault.begin:
+        raise ValueError("a rank that stops before a step has run one")
     rank, step = fault.ranks[0], fault.begin
     if fault.stage == "entry":
         return float(run.end[step - 1, rank]) + float(run.load.gap[step - 1, rank])
@@ -319,9 +375,19 @@ def _written(run: Run, fault: Fault, clock: _Clocks, chance: np.random.Generator
         order = np.argsort(when, kind="stable")
         order = order[np.isfinite(when[order])]
         records = np.concatenate(parts)[order]
+        if fault.kind is faulty_series.Kind.DIVERGED and rank in fault.ranks:
+            _skip_a_step(records, int(number[fault.begin]))
         records["sequence"] = 1 + np.arange(len(records))
         of_ranks.append(_Written(records, when[order], np.concatenate(missing)[order]))
     return of_ranks
+
+
+def _skip_a_step(records: Records, step: int) -> None:
+    """Number the steps of a rank from one on as if it had skipped that one."""
+    of_step = records["kind"] == Kind.STEP
+    later = np.where(of_step, records.view(STEP)["step"], records["step"]) >= step
+    records["step"][later & ~of_step] += 1
+    records.view(STEP)["step"][later & of_step] += 1
 
 
 def _step_records(run: Run, clock: _Clocks) -> Records:

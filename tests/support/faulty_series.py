@@ -60,7 +60,7 @@ class Kind(StrEnum):
     DIVERGED = "diverged rank"
 
 
-FINAL = frozenset({Kind.DEAD, Kind.HUNG, Kind.DIVERGED})
+FINAL = frozenset({Kind.DEAD, Kind.HUNG})
 """Kinds after which the run does not go on."""
 
 
@@ -160,7 +160,8 @@ class Fault:
     position: int = 0
     """Where a rank stops."""
     stage: str = "compute"
-    """What it does then: ``compute``, ``entry`` (it does not enter the step), or ``collective`` of the program."""
+    """What it does then: ``compute``, ``entry`` (it does not enter the step), ``collective`` (it is in one that the others
+    do not enter), or ``peers`` (it computes, and the others wait for it in a collective)."""
     damaged: bool = False
     """Whether lost records are damaged ones, here and there, and not a lap of the ring."""
 
@@ -360,7 +361,8 @@ def _stopped(load: Load, fault: Fault) -> Load:
     if fault.strength and fault.stage == "entry":
         gap[fault.begin, list(fault.ranks)] = NEVER
     elif fault.strength:
-        before[fault.begin, fault.position, list(fault.ranks)] = NEVER
+        stops = slice(None) if fault.stage == "peers" else list(fault.ranks)
+        before[fault.begin, fault.position, stops] = NEVER
     return replace(load, before=before, gap=gap)
 
 
