@@ -18,6 +18,8 @@ CASES = 8
 KINDS = tuple(kind for kind in Kind if kind is not Kind.NONE)
 _LASTS = 96
 """Fewest steps that a fault lasts."""
+_CELLS, _FEW = 512, 8
+"""Most ranks times layers, and ranks that run for long, because a case must not take a second."""
 _STRENGTH = {
     Kind.STRAGGLER: (0.02, 0.8),
     Kind.STRAGGLERS: (0.04, 0.8),
@@ -59,6 +61,12 @@ class Case:
     def late_gain(self, steps: int = 64) -> float:
         """Return the same over the last steps of the run, which predictions are about."""
         return self.run.gain(self.repaired, -steps)
+
+    def stall_share(self) -> float:
+        """Return the largest share of step time that a faulty rank stalls, while the fault lasts."""
+        done, since, ranks = self.run, self.fault.begin, list(self.fault.ranks)
+        stall = np.maximum(0, done.ready - done.wait_begin)[since:, :, ranks].sum(axis=(0, 1))
+        return float((stall / (done.end - done.begin)[since:, ranks].sum(axis=0)).max(initial=0))
 
     @property
     def channel_share(self) -> float:
@@ -115,8 +123,8 @@ def _shape(chance: np.random.Generator) -> Shape:
     device = bool(chance.random() < 0.3)
     return Shape(
         ranks=ranks,
-        layers=int(chance.choice((8, 8, 10, 12, 12, 16, 24))),
-        steps=int(chance.choice((136, 160, 192))),
+        layers=int(chance.choice([layers for layers in (8, 8, 10, 12, 16, 24) if ranks * layers <= _CELLS])),
+        steps=int(chance.choice((136, 160, 192))) if ranks <= _FEW else 128,
         prefetch_step=int(chance.choice((0, 1, 1, 1, 2, 3))),
         rendezvous="group" if device else str(chance.choice(("tree", "tree", "source"))),
         queue="serial" if device else "receiver",

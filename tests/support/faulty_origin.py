@@ -356,30 +356,32 @@ def _written(run: Run, fault: Fault, clock: _Clocks, chance: np.random.Generator
     launched = clock.shown(run.launched)
     of_ranks = []
     for rank in range(ranks):
-        parts = [transfers[:, :, rank].reshape(-1), ends[:, rank]]
-        at = [run.wait_end[:, :, rank].reshape(-1), run.end[:, rank]]
-        missing = [lost[:, :-1, rank].reshape(-1), lost[:, -1, rank]]
+        mine = transfers[:, :, rank].reshape(-1), run.wait_end[:, :, rank].reshape(-1), lost[:, :-1, rank].reshape(-1)
+        parts = [mine, (ends[:, rank], run.end[:, rank], lost[:, -1, rank])]
         if shape.device:
-            stalled = (transfers["ready_ns"] > transfers["wait_begin_ns"])[:, :, rank] & (launched[:, :, rank] > 0)
-            launches = transfers[:, :, rank][stalled]
-            launches["kind"], launches["issued_ns"] = Kind.LAUNCH, launched[:, :, rank][stalled]
-            launches["ready_ns"] = launches["wait_end_ns"] = 0
-            parts.append(launches)
-            at.append(run.wait_end[:, :, rank][stalled] + 1)
-            missing.append(lost[:, :-1, rank][stalled])
+            parts.append(_launches(*mine, launched[:, :, rank].reshape(-1)))
         if untimed is not None:
-            parts.append(untimed[0][:, rank])
-            at.append(untimed[1][:, rank])
-            missing.append(np.zeros(len(untimed[0]), np.bool_))
-        when = np.concatenate(at)
+            parts.append((untimed[0][:, rank], untimed[1][:, rank], np.zeros(len(untimed[0]), np.bool_)))
+        records, when, missing = (np.concatenate(each) for each in zip(*parts, strict=True))
         order = np.argsort(when, kind="stable")
         order = order[np.isfinite(when[order])]
-        records = np.concatenate(parts)[order]
-        if fault.kind is faulty_series.Kind.DIVERGED and rank in fault.ranks:
+        records = records[order]
+        if fault.kind is faulty_series.Kind.DIVERGED and fault.strength and rank in fault.ranks:
             _skip_a_step(records, int(number[fault.begin]))
         records["sequence"] = 1 + np.arange(len(records))
-        of_ranks.append(_Written(records, when[order], np.concatenate(missing)[order]))
+        of_ranks.append(_Written(records, when[order], missing[order]))
     return of_ranks
+
+
+def _launches(
+    transfers: Records, at_ns: Floats, lost: npt.NDArray[np.bool_], launched: npt.NDArray[np.int64]
+) -> tuple[Records, Floats, npt.NDArray[np.bool_]]:
+    """Return the LAUNCH records of a rank's waits that stalled, when each is written, and which are lost."""
+    stalled = (transfers["ready_ns"] > transfers["wait_begin_ns"]) & (launched > 0)
+    records = transfers[stalled]
+    records["kind"], records["issued_ns"] = Kind.LAUNCH, launched[stalled]
+    records["ready_ns"] = records["wait_end_ns"] = 0
+    return records, at_ns[stalled] + 1, lost[stalled]
 
 
 def _skip_a_step(records: Records, step: int) -> None:

@@ -12,9 +12,10 @@ Several loads with equal shapes run at once, because most of the time goes into 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -99,6 +100,11 @@ class Shape:
         return np.arange(self.layers) % self.ranks
 
     @property
+    def step_ns(self) -> float:
+        """Compute of a decode step."""
+        return self.compute_ns * self.layers
+
+    @property
     def skipped(self) -> int:
         """Untimed steps between two runs of timed ones."""
         return RUN_STEPS * (self.time_every - 1)
@@ -160,8 +166,8 @@ class Fault:
     position: int = 0
     """Where a rank stops."""
     stage: str = "compute"
-    """What it does then: ``compute``, ``entry`` (it does not enter the step), ``collective`` (it is in one that the others
-    do not enter), or ``peers`` (it computes, and the others wait for it in a collective)."""
+    """What it does then: ``compute``, ``entry`` (it does not enter the step), ``collective`` (it is in one that the
+    others do not enter), or ``peers`` (it computes, and the others wait for it in a collective)."""
     damaged: bool = False
     """Whether lost records are damaged ones, here and there, and not a lap of the ring."""
 
@@ -251,7 +257,7 @@ def drawn(shape: Shape, noise: Noise, chance: np.random.Generator) -> Load:
     before = layer_ns * shares[np.newaxis, :, np.newaxis] * varied(noise.jitter, steps, layers, ranks)
     after = layer_ns * _AFTER * varied(noise.jitter, steps, layers, ranks)
     tail = layer_ns[:, 0] * (_BEFORE + _HEAD) * varied(noise.jitter, steps, ranks)
-    step_ns = shape.compute_ns * layers
+    step_ns = shape.step_ns
 
     run_delay, steal = np.zeros((steps, ranks)), np.zeros((steps, ranks))
     for first, rank in np.argwhere(chance.random((steps, ranks)) < noise.bursts):
@@ -315,55 +321,82 @@ def active(fault: Fault, load: Load, chance: np.random.Generator) -> npt.NDArray
 
 def afflicted(load: Load, fault: Fault, chance: np.random.Generator) -> Load:
     """Return the durations with a fault."""
-    shape, ranks, strength = load.shape, list(fault.ranks), fault.strength
-    felt = active(fault, load, chance).astype(np.float64)
-    step_ns = shape.compute_ns * shape.layers
-    match fault.kind:
-        case Kind.STRAGGLER | Kind.STRAGGLERS | Kind.INTERMITTENT | Kind.PHASE:
-            factor = np.ones((shape.steps, shape.ranks))
-            factor[:, ranks] += felt[:, np.newaxis] * strength * np.linspace(1, fault.weaker, len(ranks))
-            each = factor[:, np.newaxis, :]
-            return replace(load, before=load.before * each, after=load.after * each, tail=load.tail * factor)
-        case Kind.RUN_DELAY | Kind.STEAL:
-            extra = np.zeros((shape.steps, shape.ranks))
-            varied = chance.lognormal(0, 0.3, (shape.steps, len(ranks)))
-            extra[:, ranks] = felt[:, np.newaxis] * strength * step_ns * varied
-            after = _spread(load.after, extra)
-            if fault.kind is Kind.STEAL:
-                return replace(load, after=after, steal=load.steal + extra)
-            return replace(load, after=after, run_delay=load.run_delay + extra)
-        case Kind.LINK | Kind.SOURCE | Kind.CHANNEL:
-            factor = 1 + strength * np.broadcast_to(felt[:, np.newaxis, np.newaxis], load.moving.shape)
-            chosen = np.ones(load.moving.shape, np.bool_)
-            if fault.kind is Kind.LINK:
-                chosen &= np.isin(np.arange(shape.ranks), ranks)
-            elif fault.kind is Kind.SOURCE:
-                chosen &= np.isin(shape.source, ranks)[np.newaxis, :, np.newaxis]
-            return replace(load, moving=np.where(chosen, load.moving * factor, load.moving))
-        case Kind.ENTRY:
-            gap = load.gap.copy()
-            gap[:, ranks] += felt[:, np.newaxis] * strength * step_ns
-            return replace(load, gap=gap)
-        case Kind.LAUNCH:
-            launch = load.launch.copy()
-            launch[:, :, ranks] *= 1 + felt[:, np.newaxis, np.newaxis] * strength
-            return replace(load, launch=launch)
-        case Kind.PREFETCH:
-            return replace(load, ahead=max(0, load.ahead - round(strength)))
-        case Kind.DEAD | Kind.HUNG:
-            return _stopped(load, fault)
-    return load
+    felt = active(fault, load, chance).astype(np.float64)[:, np.newaxis]
+    change = _CHANGES.get(fault.kind)
+    return load if change is None else replace(load, **change(load, fault, felt, chance))
 
 
-def _stopped(load: Load, fault: Fault) -> Load:
-    """Return durations of which one never ends."""
+def _slower(load: Load, fault: Fault, felt: Floats, _chance: np.random.Generator) -> dict[str, Any]:
+    """Let ranks compute longer."""
+    ranks = list(fault.ranks)
+    factor = np.ones_like(load.tail)
+    factor[:, ranks] += felt * fault.strength * np.linspace(1, fault.weaker, len(ranks))
+    each = factor[:, np.newaxis, :]
+    return {"before": load.before * each, "after": load.after * each, "tail": load.tail * factor}
+
+
+def _without_cores(load: Load, fault: Fault, felt: Floats, chance: np.random.Generator) -> dict[str, Any]:
+    """Take the cores of ranks away for a time in each step."""
+    ranks = list(fault.ranks)
+    extra = np.zeros_like(load.tail)
+    extra[:, ranks] = felt * fault.strength * load.shape.step_ns * chance.lognormal(0, 0.3, (len(felt), len(ranks)))
+    after = _spread(load.after, extra)
+    if fault.kind is Kind.STEAL:
+        return {"after": after, "steal": load.steal + extra}
+    return {"after": after, "run_delay": load.run_delay + extra}
+
+
+def _slow_transfers(load: Load, fault: Fault, felt: Floats, _chance: np.random.Generator) -> dict[str, Any]:
+    """Let transfers take longer: all, those to some ranks, or those from some."""
+    ranks = list(fault.ranks)
+    chosen = np.ones(load.moving.shape[1:], np.bool_)
+    if fault.kind is Kind.LINK:
+        chosen &= np.isin(np.arange(load.shape.ranks), ranks)
+    elif fault.kind is Kind.SOURCE:
+        chosen &= np.isin(load.shape.source, ranks)[:, np.newaxis]
+    return {"moving": load.moving * (1 + fault.strength * felt[:, :, np.newaxis] * chosen)}
+
+
+def _enters_late(load: Load, fault: Fault, felt: Floats, _chance: np.random.Generator) -> dict[str, Any]:
+    """Let ranks enter each step late."""
+    gap = load.gap.copy()
+    gap[:, list(fault.ranks)] += felt * fault.strength * load.shape.step_ns
+    return {"gap": gap}
+
+
+def _launches_late(load: Load, fault: Fault, felt: Floats, _chance: np.random.Generator) -> dict[str, Any]:
+    """Let hosts take longer to launch."""
+    launch = load.launch.copy()
+    launch[:, :, list(fault.ranks)] *= 1 + felt[:, :, np.newaxis] * fault.strength
+    return {"launch": launch}
+
+
+def _reaches_late(load: Load, fault: Fault, _felt: Floats, _chance: np.random.Generator) -> dict[str, Any]:
+    """Issue broadcasts fewer layers ahead."""
+    return {"ahead": max(0, load.ahead - round(fault.strength))}
+
+
+def _stops(load: Load, fault: Fault, _felt: Floats, _chance: np.random.Generator) -> dict[str, Any]:
+    """Let one stretch never end."""
     before, gap = load.before.copy(), load.gap.copy()
     if fault.strength and fault.stage == "entry":
         gap[fault.begin, list(fault.ranks)] = NEVER
     elif fault.strength:
         stops = slice(None) if fault.stage == "peers" else list(fault.ranks)
         before[fault.begin, fault.position, stops] = NEVER
-    return replace(load, before=before, gap=gap)
+    return {"before": before, "gap": gap}
+
+
+_CHANGES: dict[Kind, Callable[[Load, Fault, Floats, np.random.Generator], dict[str, Any]]] = {
+    **dict.fromkeys((Kind.STRAGGLER, Kind.STRAGGLERS, Kind.INTERMITTENT, Kind.PHASE), _slower),
+    **dict.fromkeys((Kind.RUN_DELAY, Kind.STEAL), _without_cores),
+    **dict.fromkeys((Kind.LINK, Kind.SOURCE, Kind.CHANNEL), _slow_transfers),
+    Kind.ENTRY: _enters_late,
+    Kind.LAUNCH: _launches_late,
+    Kind.PREFETCH: _reaches_late,
+    **dict.fromkeys((Kind.DEAD, Kind.HUNG), _stops),
+}
+"""What changes in the durations. Lost records and diverged numbers change only what is recorded."""
 
 
 def run(loads: Sequence[Load]) -> list[Run]:
