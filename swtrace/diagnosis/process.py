@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def writer_pid(rank: ObservedRank) -> int:
             if (status.st_dev, status.st_ino) == (ring.st_dev, ring.st_ino):
                 return pid
     raise ProcessUnseenError(
-        f"rank {identity.rank}: process {pid} has ended or runs in another pid namespace, such as a container: run this there"
+        f"rank {identity.rank}: process {pid} has ended, or runs in another pid namespace (a container): run this there"
     )
 
 

@@ -11,8 +11,8 @@ from swtrace.ledger.facts import StepFacts
 SHORTEST_NS = 1_000_000_000
 """Pauses of garbage collection, of the allocator and of a busy host stay below this."""
 UNWAITED_NS = 10_000_000_000
-"""If no rank is seen to wait, nothing proves that the others need a rank. So a new shape that all ranks compile at once,
-or a long prompt, must not count."""
+"""If no rank is seen to wait, nothing proves that another is late. All ranks may compile a new shape, or compute a long
+prompt."""
 WARM_UP_NS = 30_000_000_000
 """In the first steps a model is compiled and memory is allocated, on some ranks earlier than on others."""
 WARM_UP_STEPS = 16

@@ -1,8 +1,8 @@
 """What each rank is doing now, and whom it waits for, from the marks in its ring.
 
-A rank's host *waits* while a broadcast of a series blocks it, is *in a collective* that no series issued while its mark
-says so, and otherwise *computes* while it is in a step, or is *idle* between two steps. Ages are by the rank's own clock,
-as of the moment at which its ring was read.
+A rank's host *waits* while a broadcast of a series blocks it, and is *in a collective* that no series issued while its
+mark says so. Otherwise it *computes* while it is in a step, or is *idle* between two steps. Ages are by the rank's own
+clock, as of the moment at which its ring was read.
 
 Series on simulated time have no ages, so they are left out.
 """
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from swtrace import units
-from swtrace.observing.observation import ObservedRank
+from swtrace.ledger.facts import SeriesFacts, SeriesKey
+from swtrace.observing.observation import ObservedRank, series_key
 from swtrace.trace.identity import RankKey, SeriesInfo
 from swtrace.trace.ring_reader import Progress
 from swtrace.trace.schema import Collective, Stage
@@ -49,6 +50,16 @@ class Standing:
     def key(self) -> RankKey:
         """The rank."""
         return self.rank.key
+
+    @property
+    def series(self) -> SeriesKey:
+        """The key of that series."""
+        return series_key(self.key, self.info)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for other ranks."""
+        return self.doing in {Doing.WAITING, Doing.IN_COLLECTIVE}
 
     @property
     def in_step(self) -> bool:
@@ -118,11 +129,15 @@ class Standing:
                 return "ending"
 
     def issued(self, info: SeriesInfo) -> int | None:
-        """Return how many broadcasts of another rank's series this rank has issued; None if it is not in that series."""
-        for mine, progress in _entries(self.rank):
-            if _same(mine, info):
-                return progress.issued
-        return None
+        """Return how many broadcasts of a series this rank has issued; None if it is not in that series."""
+        entries = _entries(self.rank)
+        wanted = series_key(self.key, info)
+        return next((progress.issued for mine, progress in entries if series_key(self.key, mine) == wanted), None)
+
+    def since_unix_ns(self, age_ns: int) -> int:
+        """Return the UNIX time that was ``age_ns`` before the rank's ring was read; 0 if unknown."""
+        offset_ns = self.rank.unix_offset_ns
+        return self.rank.ring.taken_ns - age_ns + offset_ns if offset_ns else 0
 
 
 def collective_words(kind: Collective | None) -> str:
@@ -146,9 +161,7 @@ def standing(rank: ObservedRank, *, before_its_end: bool = False) -> Standing | 
     now_ns, marks = rank.ring.taken_ns, rank.ring.marks
     waiting = [each for each in entries if each[1].waiting >= 0]
     in_step = [each for each in entries if each[1].in_step]
-    info, progress = max(
-        waiting or in_step or entries, key=lambda each: max(each[1].since_ns, each[1].waiting_since_ns)
-    )
+    info, progress = max(waiting or in_step or entries, key=_last_ns)
     since_ns = max(marks.collective_ns, *(each.since_ns for _, each in entries))
     if not before_its_end and (rank.ring.closed or not rank.ring.alive):
         doing = Doing.GONE
@@ -197,6 +210,17 @@ def blockers(waiter: Standing, among: Mapping[RankKey, Standing]) -> tuple[tuple
             return (), ()
 
 
+def waits_in_words(waiter: Standing, among: Mapping[RankKey, Standing], facts: SeriesFacts) -> str:
+    """Return a sentence about what a rank does, since when, and whom it waits for."""
+    late = [facts.named(key.rank) for key in blockers(waiter, among)[0]]
+    one, why = len(late) == 1, ""
+    if late and waiter.doing is Doing.WAITING:
+        why = f"; {units.listed('rank', late)} {'has' if one else 'have'} not issued it"
+    elif late:
+        why = f"; {units.listed('rank', late)} {'is' if one else 'are'} in no collective"
+    return f"Rank {facts.named(waiter.key.rank)} is {waiter.activity}, for {units.age(waiter.age_ns)}{why}."
+
+
 def _entries(rank: ObservedRank) -> list[tuple[SeriesInfo, Progress]]:
     """Return the running series of a rank's table with its progress in each."""
     pairs = enumerate(zip(rank.series, rank.ring.marks.progress, strict=False))
@@ -207,10 +231,5 @@ def _entries(rank: ObservedRank) -> list[tuple[SeriesInfo, Progress]]:
     ]
 
 
-def _same(one: SeriesInfo, other: SeriesInfo) -> bool:
-    return (one.name, one.start_layer, one.group_ranks) == (other.name, other.start_layer, other.group_ranks)
-
-
-def age(standing: Standing) -> str:
-    """Return how long a rank has done what it does, in words."""
-    return units.age(standing.age_ns)
+def _last_ns(entry: tuple[SeriesInfo, Progress]) -> int:
+    return max(entry[1].since_ns, entry[1].waiting_since_ns)
