@@ -11,7 +11,7 @@ from swtrace.observing.events import RingsSeen, RingState
 from swtrace.recording import format as layout
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankKey
-from swtrace.trace.ring_reader import InCollective, Marks, Occupancy, Progress, RingStatistics, WindowState
+from swtrace.trace.ring_reader import Marks, Occupancy, Progress, RingStatistics, WindowState
 from swtrace.trace.schema import Collective, Stage
 
 
@@ -27,7 +27,7 @@ def pack_status(seen: RingsSeen, numbers: Mapping[RankKey, int]) -> bytes:
                 "anchor": [ring.anchor.monotonic_ns, ring.anchor.realtime_ns],
                 "windows": [[[window.state.value, *window[2:]] for window in windows] for windows in ring.windows],
                 "progress": [list(progress) for progress in ring.marks.progress],
-                **({"collective": list(ring.marks.collective)} if ring.marks.collective else {}),
+                "collective": [ring.marks.collective or 0, ring.marks.collective_ns],
                 **({"closed_series": sorted(ring.closed_series)} if ring.closed_series else {}),
                 "taken_ns": ring.taken_ns,
                 "down_since_ns": ring.down_since_ns,
@@ -78,9 +78,8 @@ def _ring(entry: Mapping[str, Any], ranks: Mapping[int, RankKey]) -> RingState:
                 Progress(int(issued), Stage(stage), *(int(value) for value in values))
                 for issued, stage, *values in entry["progress"]
             ),
-            InCollective(Collective(entry["collective"][0]), int(entry["collective"][1]))
-            if "collective" in entry
-            else None,
+            Collective(entry["collective"][0]) if entry["collective"][0] else None,
+            int(entry["collective"][1]),
         ),
         closed_series=frozenset(int(index) for index in entry.get("closed_series", ())),
         taken_ns=int(entry["taken_ns"]),

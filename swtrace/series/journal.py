@@ -35,7 +35,7 @@ _UPPER_BOUND = int(Observed.UPPER_BOUND)
 _NEVER = int(Observed.NEVER)
 _TIMED = int(Untimed.TIMED)
 _SAMPLED = int(Untimed.SAMPLED)
-_BETWEEN, _UNMARKED, _MARKED = (int(stage) for stage in Stage)
+_BETWEEN, _UNMARKED, _BEGUN, _MARKED = (int(stage) for stage in Stage)
 
 DEFAULT_EVERY = 32
 """One step in so many is timed. ``benchmarks/tracing.py`` measures the cost by this number."""
@@ -289,14 +289,14 @@ class RecordingJournal(Journal[OnReady]):
     def begins(self) -> None:
         """Keep the instant for the step's record, and mark that the host is in a step."""
         self._begin_ns = self._now()
-        self._series.enter_stage(_MARKED, self._begin_ns)
+        self._series.enter_stage(_BEGUN, self._begin_ns)
 
     def arrives(self, step: int, *, marked: bool) -> None:  # noqa: ARG002 (the step's record has it)
         """Keep the instant for the step's record, and mark that the host is in a step."""
         self._arrival_ns = self._end_ns = self._now()
         if not marked:
             self._begin_ns = self._arrival_ns
-            self._series.enter_stage(_UNMARKED, self._begin_ns)
+        self._series.enter_stage(_MARKED if marked else _UNMARKED, self._arrival_ns)
 
     def ends(self) -> None:
         """Keep the instant for the step's record."""

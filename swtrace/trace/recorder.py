@@ -271,8 +271,10 @@ class Recorder:
         return True
 
     def leave_collective(self) -> None:
-        """Remove the mark of :meth:`enter_collective`."""
-        self._words[schema.COLLECTIVE_OFFSET // 8] = 0
+        """Remove the mark of :meth:`enter_collective`: the rank goes on from now."""
+        words, word = self._words, schema.COLLECTIVE_OFFSET // 8
+        words[word + 1] = now_ns()
+        words[word] = 0
 
     def announce_close(self) -> None:
         """Mark the ring as closed but keep writing, so that a later kill of this process counts as a planned end."""

@@ -117,19 +117,15 @@ class Progress(NamedTuple):
         return self.stage is not schema.Stage.BETWEEN
 
 
-class InCollective(NamedTuple):
-    """A collective that a rank is in and that no series issued."""
-
-    kind: schema.Collective
-    since_ns: int
-
-
 class Marks(NamedTuple):
     """What a rank's host does at one moment, which its records show only once it is done."""
 
     progress: tuple[Progress, ...] = ()
     """By series, in the order of the rank's table."""
-    collective: InCollective | None = None
+    collective: schema.Collective | None = None
+    """The collective that the rank is in and that no series issued."""
+    collective_ns: int = 0
+    """When it entered that one or, if it is in none, left the last one; 0 before the first."""
 
 
 class RingStatistics(NamedTuple):
@@ -378,12 +374,13 @@ class RingReader(Closing):
             if again == words:
                 break
             words = again
-        kind, since_ns = words[:2]
+        kind, collective_ns = words[:2]
         first = (schema.PROGRESS_OFFSET - schema.COLLECTIVE_OFFSET) // 8
         places = range(first, first + count * schema.PROGRESS_WORDS, schema.PROGRESS_WORDS)
         return Marks(
             tuple(_progress(*words[place : place + schema.PROGRESS_WORDS]) for place in places),
-            InCollective(schema.Collective(kind), since_ns) if kind in _COLLECTIVES else None,
+            schema.Collective(kind) if kind in _COLLECTIVES else None,
+            collective_ns,
         )
 
     # Records

@@ -129,7 +129,7 @@ SERIES_CLOSED_OFFSET = 288
 """Bit *i* is set once series *i* was closed. Its rank may live on."""
 COLLECTIVE_OFFSET = 296
 """Two words: the Collective that no series issued and that the rank is in now, else 0; CLOCK_MONOTONIC ns at which it
-entered. The instant is stored first."""
+entered this one or left the last one. The instant is stored first."""
 PROGRESS_OFFSET = 512
 PROGRESS_WORDS = 8
 """Of each series. They show what the rank's host does now, which records show only once it is done."""
@@ -198,8 +198,10 @@ class Stage(IntEnum):
     """Between two steps, before the first, or after an error that ended the series."""
     UNMARKED = 1
     """In a step that began with its first layer. Its end has no mark."""
-    MARKED = 2
-    """In a step whose end will be marked."""
+    BEGUN = 2
+    """In a step whose beginning was marked, before its first layer."""
+    MARKED = 3
+    """In such a step, from its first layer to its end, which will be marked."""
 
 
 class Collective(IntEnum):

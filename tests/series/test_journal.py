@@ -343,7 +343,7 @@ def watch_a_collective(rank: int, folder: str) -> None:
         eventually(lambda: marks_of(folder, 0).collective, "rank 0 to be in a collective")
     assert marks_of(folder, rank).collective is None
     with series.naming_dead_peers():
-        assert marks_of(folder, rank).collective.kind is Collective.OTHER  # type: ignore[union-attr]
+        assert marks_of(folder, rank).collective is Collective.OTHER
         dist.barrier()
     assert marks_of(folder, rank).collective is None
     series.close()

@@ -189,7 +189,7 @@ class DeviceJournal(Journal[TransferEvents]):
 
     def begins(self) -> None:
         """Record the beginning of the next step, and mark that the host is in a step."""
-        self._series.enter_stage(Stage.MARKED, self._now())
+        self._series.enter_stage(Stage.BEGUN, self._now())
         marks = self._marks(self._step + 1)
         if marks is not None:
             marks.record(marks.begin, self._device.current_stream())
@@ -198,8 +198,7 @@ class DeviceJournal(Journal[TransferEvents]):
     def arrives(self, step: int, *, marked: bool) -> None:
         """Record the arrival at the first layer, and mark that the host is in a step."""
         self._step = step
-        if not marked:
-            self._series.enter_stage(Stage.UNMARKED, self._now())
+        self._series.enter_stage(Stage.MARKED if marked else Stage.UNMARKED, self._now())
         marks = self._marks(step)
         if marks is not None:
             marks.marked = marked
