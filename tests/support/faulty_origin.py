@@ -13,7 +13,7 @@ from swtrace.observing.origin import Link, OriginStatus, Polled
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.records import STEP, TRANSFER, Records
-from swtrace.trace.ring_reader import InCollective, Marks, Occupancy, Progress, RingStatistics, WindowState
+from swtrace.trace.ring_reader import Marks, Occupancy, Progress, RingStatistics, WindowState
 from swtrace.trace.schema import NO_WINDOW, Clock, Collective, Kind, Observed, Stage, TransferFlag, Untimed
 from tests.support import faulty_series
 from tests.support.faulty_series import NEVER, ORIGIN_NS, Fault, Floats, Run
@@ -194,10 +194,10 @@ class FaultyOrigin:
                     waiting, waiting_since = int(held[0]), self._clock.one(rank, float(begun[held[0]]))
                 passed = over[(over <= now) & (ready > begun)]
                 instants += [float(passed[-1])] if len(passed) else []
-            issued += int(self._numbers[step] - step) * layers
+        before = int(self._numbers[began - 1] - began + 1) * layers if began else 0
         progress = Progress(
-            issued=issued,
-            stage=Stage.MARKED if began > ended else Stage.BETWEEN,
+            issued=issued + before,
+            stage=Stage.BETWEEN if began == ended else Stage.MARKED if issued > (began - 1) * layers else Stage.BEGUN,
             since_ns=self._clock.one(rank, max(instants)) if instants else 0,
             waiting=waiting,
             waiting_since_ns=waiting_since,
@@ -207,20 +207,23 @@ class FaultyOrigin:
                 progress = progress._replace(stage=Stage.BETWEEN)
             at = self._clock.one(rank, now if began == ended else float(run.end[ended - 1, rank])) if ended else 0
             progress = progress._replace(completed=int(self._numbers[ended - 1]) + 1 if ended else 0, completed_ns=at)
-        return Marks((progress,), self._collective(rank))
+        since = self._collective_ns(rank)
+        if since > self.now_ns:
+            return Marks((progress,))
+        return Marks((progress,), Collective.ALL_REDUCE, self._clock.one(rank, since))
 
-    def _collective(self, rank: int) -> InCollective | None:
-        """Return the collective of the program that a rank is in."""
+    def _collective_ns(self, rank: int) -> float:
+        """Return since when a rank is in a collective of the program; infinity if it will be in none."""
         fault = self._fault
-        if fault.kind is not faulty_series.Kind.HUNG or self.now_ns < self.stopped_ns:
-            return None
-        if fault.stage == "collective" and rank in fault.ranks:
-            return InCollective(Collective.ALL_GATHER, self._clock.one(rank, self.stopped_ns))
-        if fault.stage == "peers" and rank not in fault.ranks:
-            since = self._run.wait_end[fault.begin, fault.position - 1, rank] if fault.position else NEVER
-            since = max(self.stopped_ns, since if np.isfinite(since) else float(self._run.begin[fault.begin, rank]))
-            return InCollective(Collective.ALL_REDUCE, self._clock.one(rank, since)) if since <= self.now_ns else None
-        return None
+        alone = fault.stage == "collective" and rank in fault.ranks
+        if fault.kind is not faulty_series.Kind.HUNG or not (
+            alone or (fault.stage == "peers" and rank not in fault.ranks)
+        ):
+            return NEVER
+        reached = (
+            self._run.wait_end[fault.begin, fault.position - 1] if fault.position else self._run.begin[fault.begin]
+        )
+        return self.stopped_ns if alone else max(self.stopped_ns, float(reached[rank]))
 
     def _windows(self, rank: int) -> tuple[WindowState, ...]:
         """Return the states of a rank's windows: what was issued into each of them last."""
