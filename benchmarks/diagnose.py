@@ -460,7 +460,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--mistakes", action="store_true", help="also print every missed fault and wrong name")
     arguments = parser.parse_args()
-    kinds = tuple(map(Kind, arguments.kind)) if arguments.kind else KINDS
+    kinds = tuple(kind for kind in KINDS if not arguments.kind or str(kind) in arguments.kind)
     numbers = range(-(-arguments.cases // CASES)) if arguments.group is None else [arguments.group]
     jobs = [Job(arguments.seed, number, kinds) for number in numbers]
     jobs += [Job(arguments.seed, number, ()) for number in range(arguments.healthy)]

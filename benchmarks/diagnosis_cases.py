@@ -179,7 +179,7 @@ def _draft(group_shape: Shape, kind: Kind, chance: np.random.Generator) -> tuple
     shape = _sound(shape)
     begin = 0 if chance.random() < 0.2 else int(chance.integers(8, shape.steps - _LASTS))
     if kind in FINAL:
-        begin = int(chance.integers(4, 64))
+        begin = int(chance.integers(20, 64))  # in its first 16 steps, a series is given time to compile
         shape = replace(shape, steps=begin + 4)
     noise = _noise(chance)
     fault = _fault(shape, kind, begin, chance)
