@@ -124,8 +124,9 @@ def _together(dials: Dials, series: Series) -> Iterator[None]:
 
     with series.naming_dead_peers():
         dist.barrier()
-        yield
-        # A rank that exits closes its connections, and the others may still be receiving data of the last step.
+    yield
+    # A rank that exits closes its connections, and the others may still be receiving data of the last step.
+    with series.naming_dead_peers():
         dist.barrier()
 
 
@@ -136,7 +137,7 @@ def _run_steps(
     random_source = random.Random(f"{dials.seed}-{rank}")  # noqa: S311 (a demo's jitter, no secret)
     begin, step = time.monotonic(), 0
     injector.start()
-    while _continues(dials, rank, step, begin, injector):
+    while _continues(dials, series, rank, step, begin, injector):
         injector.at(Place.ENTRY, step)
         _run_step(dials, rank, step, series, layers, check, random_source, injector)
         step += 1
@@ -187,7 +188,7 @@ def _compute(left_ns: int, *, awake: bool) -> None:
         torch.outer(vector, vector)
 
 
-def _continues(dials: Dials, rank: int, step: int, begin_s: float, injector: Injector) -> bool:
+def _continues(dials: Dials, series: Series, rank: int, step: int, begin_s: float, injector: Injector) -> bool:
     """Return whether to run another step.
 
     With a duration, rank 0 decides for all ranks that broadcast, because they must run the same number of steps.
@@ -203,5 +204,6 @@ def _continues(dials: Dials, rank: int, step: int, begin_s: float, injector: Inj
 
     injector.at(Place.COLLECTIVE, step)
     go_on = torch.tensor([rank == 0 and time.monotonic() - begin_s < dials.seconds], dtype=torch.uint8)
-    dist.all_reduce(go_on, dist.ReduceOp.MAX)
+    with series.naming_dead_peers():
+        dist.all_reduce(go_on, dist.ReduceOp.MAX)
     return bool(go_on.item())
