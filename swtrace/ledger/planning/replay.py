@@ -175,10 +175,12 @@ class _Run:
             now = now + tail[:, step]
             self.end[:, step] = now
             now = now + self._gap[:, step]
-        for name, instants in zip(
-            ("reach", "wait_begin", "wait_end", "start", "ready"), (reach, wait_begin, wait_end, start, ready), strict=True
-        ):
-            setattr(self, name, instants.reshape(steps, positions, *now.shape).transpose(2, 0, 3, 1))
+
+        def by_position(instants: _Float) -> _Float:
+            return instants.reshape(steps, positions, *now.shape).transpose(2, 0, 3, 1)
+
+        self.reach, self.wait_begin, self.wait_end = map(by_position, (reach, wait_begin, wait_end))
+        self.start, self.ready = by_position(start), by_position(ready)
 
 
 def _by_operation(column: _Float) -> _Float:

@@ -30,7 +30,7 @@ _ENOUGH = 0.1
 """Share of the compute that must overlap with transfers to show it."""
 _KEPT = 0.1
 """Share of a measured stretch of compute that remains at least when contention is taken out."""
-_BY_STEP_AND_RANK = "curve", "skew", "gap", "moving", "computing", "beside", "step_ns", "stall_ns"
+_BY_STEP_AND_RANK = "curve", "skew", "gap", "moving", "computing", "beside", "delay", "step_ns", "stall_ns"
 """Arrays of a workload that begin with these two axes."""
 
 
@@ -65,6 +65,8 @@ class Workload:
     """What a wait that did not stall took."""
     contention: _Float
     """``[rank]``: how much longer compute takes for each ns that a transfer of the rank is under way."""
+    delay: _Float
+    """``[step, rank]``: how long the rank waited for a core while it computed, beyond its contention."""
     step_ns: _Float
     """``[step, rank]``: begin to end."""
     stall_ns: _Float
@@ -78,6 +80,16 @@ class Workload:
     def part(self, steps: slice) -> Workload:
         """Return some of the steps."""
         return replace(self, **{name: getattr(self, name)[steps] for name in _BY_STEP_AND_RANK})
+
+    def followed_by(self, others: Sequence[Workload]) -> Workload:
+        """Return these steps and then those of others like it, for a replay of several runs at once."""
+        joined = {name: np.concatenate([getattr(each, name) for each in (self, *others)]) for name in _BY_STEP_AND_RANK}
+        return replace(self, **joined)
+
+    @property
+    def parts(self) -> _Float:
+        """``[step, rank, stretch]``: compute between each knot and the one before."""
+        return np.diff(self.curve, axis=2)
 
     def scaled(self, factor: float) -> Workload:
         """Return the same steps with computes that take ``factor`` times as long."""
@@ -177,6 +189,8 @@ def measure(
         contended = np.minimum(shown, MOST_CONTENTION.get(info.family, 0.0))
     else:
         contended = np.full(len(ranks), contention)
+    by_step = np.sum([each.sum(axis=2) for each in overlaps], axis=0)
+    delay = np.maximum(0.0, run_delay - wake.sum(axis=2) - contended * by_step)
     to_reach, to_linear, tail = (
         np.maximum(until - since - contended[:, np.newaxis] * shorter, _KEPT * (until - since))
         for (since, until), shorter in zip(stretches, overlaps, strict=True)
@@ -209,6 +223,7 @@ def measure(
         wake=wake[held & receiver],
         passed=float(np.median(passed)) if passed.size else 0.0,
         contention=contended,
+        delay=delay,
         step_ns=end - begin,
         stall_ns=stall.sum(axis=2),
     )
