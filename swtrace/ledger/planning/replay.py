@@ -10,8 +10,9 @@ Compute between these instants is that of the curves (:mod:`~swtrace.ledger.plan
 transfers of the rank are under way, and when they are depends on how long it takes. So the replay runs a few times,
 each time with the contention that follows from the run before.
 
-Steps are replayed in sections at once, each behind :data:`WARM_UP` steps that do not count, because the transfers of a
-section's first layers were issued before it begins.
+Steps are replayed in sections at once. What ranks and channel are doing when a section begins is taken from the section
+before it, in the previous run. In the first run it is unknown, so each section begins with :data:`WARM_UP` steps that
+do not count.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _SECTION = 5
 _APART_NS = 1e14
 """Between the begins of two sections, so that all of them can be on one clock."""
 _ROUNDS = 3
-"""Runs until contention and instants agree."""
+"""Runs until contention and instants agree, and the sections with each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,13 @@ def replay(workload: Workload, settings: Settings, runs: int = 1) -> Replayed:
     slows = np.broadcast_to(contention.compute, workload.step_ns.shape)[rows][..., np.newaxis]
     slower = [np.zeros_like(before), np.zeros_like(after), np.zeros_like(tail)]
     moving, sending = run.moving, senders(settings.source, settings.rendezvous)
-    for turn in range(_ROUNDS if positions and contention.any else 1):
-        if turn:
+    if settings.shared == workload.shared and positions:  # begin with the contention that was measured
+        overlap = slows * workload.overlap[rows]
+        slower = [overlap[..., :-1:2], overlap[..., 1::2], overlap[..., -1]]
+        stretch = contention.stretch(workload.computing[rows], workload.beside[rows])
+        moving = moving * np.where(np.isfinite(stretch), stretch, 1.0)
+    for turn in range(_ROUNDS if positions else 1):
+        if turn and contention.any:
             busy, stretches = Busy.of(run.start, run.ready, sending, workload.ranks), run.stretches
             slower = [slows * busy.within(*stretch) for stretch in stretches]
             slower[2] = slower[2][..., 0]
@@ -119,6 +125,10 @@ class _Run:
     def __init__(self, workload: Workload, settings: Settings, rows: npt.NDArray[np.int64], runs: int) -> None:
         self._workload, self._settings = workload, settings
         self._skew, self._gap, self.moving = workload.skew[rows[:, 0]], workload.gap[rows], settings.moving[rows]
+        self._following = np.flatnonzero(np.arange(len(rows)) % (len(rows) // runs))
+        """Sections that begin within another one, which is the one before."""
+        self._begins_at = (rows[self._following] - rows[self._following - 1])[:, 0]
+        """At which of its steps."""
         self._rendezvous = Rendezvous(settings.rendezvous, len(workload.ranks), settings.source)
         self._serial = settings.queue == SERIAL
         shape = self.moving.shape
@@ -129,6 +139,8 @@ class _Run:
         self._wake = _by_operation(np.concatenate([drawn] * runs))
         self.reach, self.wait_begin, self.wait_end, self.start, self.ready = (np.full(shape, np.nan) for _ in range(5))
         self.begin, self.end = np.zeros(shape[:-1]), np.zeros(shape[:-1])
+        self._free = np.full(shape[:-1], np.nan)
+        """When the channel of each rank is free, as of the step's begin. NaN before the first run."""
         apart = np.zeros(rows.shape, np.bool_)
         apart[:, min(WARM_UP, rows.shape[1] - 1) :] = True
         # A step that is in two sections counts in the first.
@@ -155,8 +167,13 @@ class _Run:
         start, ready = np.full_like(to_reach, np.nan), np.full_like(to_reach, np.nan)
         now = self._skew + np.arange(sections)[:, np.newaxis] * _APART_NS
         free = np.full_like(now, -np.inf)
+        if np.isfinite(self._free).any():
+            into, of = self._following, (self._following - 1, self._begins_at)
+            now[into], free[into] = self.begin[of] + _APART_NS, self._free[of] + _APART_NS
+            ready[:k, into] = self.ready[of][..., :k].transpose(2, 0, 1) + _APART_NS
+            start[:k, into] = self.start[of][..., :k].transpose(2, 0, 1) + _APART_NS
         for step in range(steps):
-            self.begin[:, step] = now
+            self.begin[:, step], self._free[:, step] = now, free
             for operation in range(step * positions, (step + 1) * positions):
                 now = now + to_reach[operation]
                 reach[operation] = now

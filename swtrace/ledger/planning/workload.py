@@ -30,7 +30,7 @@ _ENOUGH = 0.1
 """Share of the compute that must overlap with transfers to show it."""
 _KEPT = 0.1
 """Share of a measured stretch of compute that remains at least when contention is taken out."""
-_BY_STEP_AND_RANK = "curve", "skew", "gap", "moving", "computing", "beside", "delay", "step_ns", "stall_ns"
+_BY_STEP_AND_RANK = "curve", "skew", "gap", "moving", "computing", "beside", "overlap", "delay", "step_ns", "stall_ns"
 """Arrays of a workload that begin with these two axes."""
 
 
@@ -65,6 +65,9 @@ class Workload:
     """What a wait that did not stall took."""
     contention: _Float
     """``[rank]``: how much longer compute takes for each ns that a transfer of the rank is under way."""
+    overlap: _Float
+    """``[step, rank, stretch]``: for how long transfers of the rank were under way in each stretch of compute between
+    two knots."""
     delay: _Float
     """``[step, rank]``: how long the rank waited for a core while it computed, beyond its contention."""
     step_ns: _Float
@@ -189,8 +192,6 @@ def measure(
         contended = np.minimum(shown, MOST_CONTENTION.get(info.family, 0.0))
     else:
         contended = np.full(len(ranks), contention)
-    by_step = np.sum([each.sum(axis=2) for each in overlaps], axis=0)
-    delay = np.maximum(0.0, run_delay - wake.sum(axis=2) - contended * by_step)
     to_reach, to_linear, tail = (
         np.maximum(until - since - contended[:, np.newaxis] * shorter, _KEPT * (until - since))
         for (since, until), shorter in zip(stretches, overlaps, strict=True)
@@ -199,9 +200,7 @@ def measure(
 
     computing, others = meanwhile(started, ready, stretches)
 
-    parts = np.empty((*to_reach.shape[:2], 2 * len(shared) + 2))
-    parts[:, :, 0] = 0.0
-    parts[:, :, 1:-1:2], parts[:, :, 2:-1:2], parts[:, :, -1] = to_reach, to_linear, tail[:, :, 0]
+    overlap = _in_order(*overlaps)
     linear_at = _linear_at(to_reach, to_linear, tail, shared, info.stack_layers)
     knots = np.empty(2 * len(shared) + 2)
     knots[0], knots[-1] = 0.0, info.stack_layers
@@ -212,7 +211,7 @@ def measure(
         info=info,
         ranks=ranks,
         shared=shared,
-        curve=parts.cumsum(axis=2),
+        curve=np.pad(_in_order(to_reach, to_linear, tail).cumsum(axis=2), ((0, 0), (0, 0), (1, 0))),
         knots=knots,
         linear_at=linear_at,
         skew=begin - begin.min(axis=1, keepdims=True),
@@ -223,10 +222,17 @@ def measure(
         wake=wake[held & receiver],
         passed=float(np.median(passed)) if passed.size else 0.0,
         contention=contended,
-        delay=delay,
+        overlap=overlap,
+        delay=np.maximum(0.0, run_delay - wake.sum(axis=2) - contended * overlap.sum(axis=2)),
         step_ns=end - begin,
         stall_ns=stall.sum(axis=2),
     )
+
+
+def _in_order(to_reach: _Float, to_linear: _Float, tail: _Float) -> _Float:
+    """Return the stretches of compute in the order of the knots, ``[step, rank, stretch]``."""
+    between = np.stack((to_reach, to_linear), axis=3).reshape(*to_reach.shape[:2], -1)
+    return np.concatenate((between, tail), axis=2)
 
 
 def _linear_at(to_reach: _Float, to_linear: _Float, tail: _Float, shared: Sequence[int], stack_layers: int) -> float:
