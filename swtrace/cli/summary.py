@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from swtrace.diagnosis.finding import Finding
     from swtrace.ledger.facts import SeriesFacts, SeriesRankFacts, StepFacts, Straggler
-    from swtrace.ledger.finding import Finding
     from swtrace.observing import Observation, ObservedRank
-    from swtrace.trace.identity import RankKey
 
 _NS = 1e-9
 
@@ -148,7 +147,7 @@ def summarise(observation: Observation, *, in_depth: bool = True) -> Summary:
     """
     return Summary(
         series=tuple(
-            _series(series, observation.history.get(series.key, ()) if in_depth else (), observation.died)
+            _series(series, observation.history.get(series.key, ()) if in_depth else (), observation.ranks)
             for series in observation.facts.series
             if series.ranks
         ),
@@ -157,8 +156,8 @@ def summarise(observation: Observation, *, in_depth: bool = True) -> Summary:
     )
 
 
-def _series(facts: SeriesFacts, steps: Sequence[StepFacts], died: Collection[RankKey]) -> SeriesSummary:
-    from swtrace.ledger.verdict import verdict
+def _series(facts: SeriesFacts, steps: Sequence[StepFacts], ranks: Collection[ObservedRank]) -> SeriesSummary:
+    from swtrace.diagnosis.diagnosis import verdict
 
     info = facts.ranks[0].info
     return SeriesSummary(
@@ -174,7 +173,7 @@ def _series(facts: SeriesFacts, steps: Sequence[StepFacts], died: Collection[Ran
         group_ranks=tuple(facts.key.group_ranks),
         ranks=tuple(_rank(rank) for rank in facts.ranks),
         straggler=None if facts.straggler is None else _straggler(facts.straggler),
-        findings=verdict(facts, steps, died).findings,
+        findings=verdict(facts, steps, ranks).findings,
     )
 
 
@@ -242,7 +241,7 @@ def _mean(total_ns: int, count: int) -> float | None:
 
 
 def _series_from_json(document: Mapping[str, Any]) -> SeriesSummary:
-    from swtrace.ledger.finding import Finding
+    from swtrace.diagnosis.finding import Finding
 
     fields = dict(document)
     fields["layers"] = tuple(fields["layers"])

@@ -10,8 +10,8 @@ import yaml
 
 from dashboards.source import panels as looks
 from dashboards.source.queries import FRESH_S
+from swtrace.diagnosis.finding import HIDDEN_BELOW, STALLED_ABOVE
 from swtrace.ledger.facts import Cause
-from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE
 from swtrace.ledger.ledger import DEFAULT_EPSILON_NS
 from swtrace.ledger.recent import STRAGGLER_SHARE
 from swtrace.trace.ring_reader import Occupancy

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -57,7 +57,7 @@ class Repair:
 
     part: Part
     ranks: tuple[int, ...] = ()
-    """Group ranks."""
+    """Group ranks; all if empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,10 @@ class Saving:
     share: float
     low: float
     high: float
+
+    def to_json(self) -> dict[str, float]:
+        """Return plain values."""
+        return asdict(self)
 
 
 def saving(steps: Sequence[StepFacts], repair: Repair) -> Saving | None:
@@ -116,8 +120,8 @@ class _Mended:
 
     def __call__(self, workload: Workload, settings: Settings) -> tuple[Workload, Settings] | None:
         """Return what to replay; None if the steps do not show what the repair gives."""
-        part, mended = self.repair.part, np.isin(workload.ranks, self.repair.ranks)
-        from_them = np.isin(settings.source, self.repair.ranks)
+        part, ranks = self.repair.part, self.repair.ranks or workload.ranks
+        mended, from_them = np.isin(workload.ranks, ranks), np.isin(settings.source, ranks)
         if part is Part.CHANNEL:
             return workload, replace(settings, moving=0.0 * settings.moving)
         if part is Part.DELAY:

@@ -7,8 +7,9 @@ import random
 import numpy as np
 import pytest
 
+from swtrace.diagnosis.diagnosis import verdict
+from swtrace.diagnosis.rules.launch import DRY_BELOW_NS
 from swtrace.ledger import Ledger
-from swtrace.ledger.verdict import DRY_BELOW_NS, verdict
 from swtrace.trace.records import Records
 from swtrace.trace.schema import NO_WINDOW, Kind
 from tests.support.feeding import feed, feed_interleaved, ledger

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from swtrace.diagnosis.diagnosis import verdict
 from swtrace.errors import RingCreateError
 from swtrace.ledger.facts import Cause
-from swtrace.ledger.verdict import verdict
 from swtrace.observing import watch_rings
 from swtrace.series import RankGroup, Series, recording
 from swtrace.series.recording import process_recorder

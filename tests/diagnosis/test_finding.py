@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from swtrace.ledger.finding import Finding
+from swtrace.diagnosis.finding import Finding
 from tests.support.verdicts import finding, judged
 
 
