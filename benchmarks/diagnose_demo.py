@@ -57,8 +57,6 @@ _FAULTS: tuple[tuple[Kind, tuple[int, ...], tuple[str, ...]], ...] = (
     (Kind.DEAD, (2, 3, 4), ("kill",) * 8),
 )
 """Kind, possible numbers of ranks, and faults from weak to strong, but for their ranks and their begin."""
-_BLAME_NOBODY = MEASURED | {"machine_noise"}
-"""Findings that may be true of a healthy run: here, ranks do compete for the cores."""
 _HEALTHY_RUNS = 14
 
 
@@ -178,9 +176,14 @@ def _look(case: Case, watch: Roster, seen: _Seen) -> None:
             if seen.named is None:
                 seen.named, seen.named_unix_ns = named, now_ns
             seen.saving = seen.saving if finding.saving is None else finding.saving.share
-        elif (named.ranks or named.kind not in _BLAME_NOBODY) and not (seen.begun_unix_ns and _follows(case, named)):
+        elif not (_blames_nobody(named) or (seen.begun_unix_ns and _follows(case, named))):
             after = f"{(now_ns - seen.begun_unix_ns) / 1e9:.2f} s" if seen.begun_unix_ns else "before the fault"
             seen.wrong.setdefault(named, f"[{named.kind} {list(named.ranks)} {after}] {finding.sentence}")
+
+
+def _blames_nobody(named: Named) -> bool:
+    """Return whether a finding may be true of a healthy run. Ranks do compete for the cores."""
+    return named.kind in MEASURED or (named.kind == "machine_noise" and not named.ranks)
 
 
 def _right(case: Case, named: Named) -> bool:
