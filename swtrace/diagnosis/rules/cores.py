@@ -79,34 +79,35 @@ class Steal(Rule):
     needs = Needs.STEPS
 
     def find(self, case: Case) -> Iterator[Finding]:
-        """Yield one finding about the ranks of all such hosts."""
-        found = [loss for loss in _losses(case.regular, "steal_us") if loss.matters]
-        if not found:
-            return
-        worst, numbers = found[0], case.global_ranks(*(loss.rank for loss in found))
-        hosts = list(dict.fromkeys(filter(None, map(case.facts.host_of, numbers))))
-        said = [
-            f"rank {case.facts.named(number)} {ratio(loss.share)}" for number, loss in zip(numbers, found, strict=True)
-        ]
-        since_step, since_ns = case.since(worst.steps, worst.shares)
-        yield Finding(
-            "steal",
-            Level.WARNING,
-            f"The hypervisor takes {ratio(worst.share)} of step time from the processors of "
-            f"{units.listed('host', hosts) if hosts else 'this host'}.",
-            {"steal_share": worst.share, "steal_ns_per_step": worst.ns_per_step},
-            ranks=numbers,
-            advice="Other virtual machines use the same processors. Ask for dedicated ones, or move to another host: "
-            "nothing inside this one helps.",
-            since_ns=since_ns,
-            since_step=since_step,
-            evidence=(
-                (
-                    f"Steal while they ran, summed over the host's processors: {', '.join(said)} of step time in the "
-                    f"last {units.counted(len(worst.steps), 'step')}."
+        """Yield one finding about each such host, and all its ranks."""
+        of_hosts: dict[str, list[_Loss]] = {}
+        for loss in _losses(case.regular, "steal_us"):
+            (number,) = case.global_ranks(loss.rank)
+            of_hosts.setdefault(case.facts.host_of(number), []).append(loss)
+        for host, losses in of_hosts.items():
+            worst, share = losses[0], float(np.mean([loss.share for loss in losses]))
+            if share < _TAKEN or not worst.matters:
+                continue
+            numbers = case.global_ranks(*(loss.rank for loss in losses))
+            since_step, since_ns = case.since(worst.steps, worst.shares)
+            yield Finding(
+                "steal",
+                Level.WARNING,
+                f"The hypervisor takes {ratio(share)} of step time from the processors of {host or 'this host'}.",
+                {"steal_share": share, "steal_ns_per_step": float(np.mean([loss.ns_per_step for loss in losses]))},
+                ranks=numbers,
+                advice="Other virtual machines use the same processors. Ask for dedicated ones, or move to another "
+                "host: nothing inside this one helps.",
+                since_ns=since_ns,
+                since_step=since_step,
+                evidence=(
+                    (
+                        f"Steal counted by the kernel, summed over the host's processors: "
+                        f"{milliseconds(worst.ns_per_step)} per step on rank {case.facts.named(numbers[0])} (last "
+                        f"{units.counted(len(worst.steps), 'step')})."
+                    ),
                 ),
-            ),
-        )
+            )
 
 
 class _Loss(NamedTuple):

@@ -13,7 +13,6 @@ from swtrace import units
 from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import HIDDEN_BELOW, Finding, Level
 from swtrace.diagnosis.rule import About, Needs, Rule
-from swtrace.diagnosis.rules.channel import transfers_known
 from swtrace.ledger.facts import StepFacts
 from swtrace.ledger.planning.repair import Part, Repair, Saving, delayed_by, received_alike, sent_alike
 from swtrace.units import milliseconds, ratio
@@ -127,16 +126,19 @@ class _Moved:
     """``[step, rank, position]``; NaN where unknown, and where the rank receives nothing."""
     source: npt.NDArray[np.int64]
     """``[position]``"""
+    bound: _Float
+    """``[step, rank, position]``: largest error of these times by the alignment of clocks."""
 
     @classmethod
     def of(cls, case: Case) -> _Moved | None:
         """Return the transfers of the regular steps; None if they are unknown or too few."""
         steps = [step for step in case.regular if (step.attributed & step.receiver).any()]
-        if len(steps) < _FEWEST_STEPS or not transfers_known(case.facts):
+        if len(steps) < _FEWEST_STEPS:
             return None
         known = np.array([step.attributed & step.receiver for step in steps])
         moving = np.where(known, np.array([step.transfer_ns for step in steps], np.float64), np.nan)
-        return cls(steps, moving, np.asarray(steps[-1].source, np.int64))
+        bound = np.array([step.transfer_bound_ns for step in steps], np.float64)
+        return cls(steps, moving, np.asarray(steps[-1].source, np.int64), bound)
 
     @property
     def ranks(self) -> int:
@@ -155,8 +157,10 @@ class _Moved:
         """Return the suspects whose transfers take clearly longer than alike ones, the worst first."""
         found = []
         for rank in suspects:
-            took, others = (np.where(np.isfinite(alike), each, 0.0)[of(rank)] for each in (self.moving, alike))
-            took, others = (each.reshape(len(each), -1).sum(axis=1) for each in (took, others))
+            took, others, bound = (
+                np.where(np.isfinite(alike), each, 0.0)[of(rank)].reshape(len(alike), -1).sum(axis=1)
+                for each in (self.moving, alike, self.bound)
+            )
             ran = np.flatnonzero(others)
             transfers = int(np.isfinite(alike[of(rank)]).sum())
             longer = np.minimum(_MOST, took[ran] / others[ran] - 1)
@@ -164,6 +168,7 @@ class _Moved:
                 transfers >= _FEWEST_TRANSFERS
                 and len(ran) >= _FEWEST_STEPS
                 and longer.mean() >= _LONGER
+                and took.sum() - others.sum() > bound.sum()
                 and (longer >= _NOTABLE).mean() >= _OFTEN
             ):
                 steps = [self.steps[row] for row in ran]
