@@ -64,8 +64,9 @@ class Standing:
     @property
     def in_step(self) -> bool:
         """Whether it is in a step. One whose end is not marked counts as ended after its last layer was reached."""
-        progress = self.progress
-        return progress.in_step and not (progress.stage is Stage.UNMARKED and self._reached_all)
+        if self.doing in {Doing.IDLE, Doing.GONE} or not self.progress.in_step:
+            return False
+        return not (self.progress.stage is Stage.UNMARKED and self._reached_all)
 
     @property
     def _reached_all(self) -> bool:
