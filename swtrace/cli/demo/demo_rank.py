@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from swtrace.cli.demo.lost_ranks import LostRanks
     from swtrace.cli.demo.scenarios import Dials
     from swtrace.series import RankGroup, Series
 
@@ -34,18 +35,21 @@ _PR_SET_TIMERSLACK = 29
 _TIMERSLACK_NS = 1000
 """The default of 50 us would lengthen every layer's compute by about 100 us."""
 _RENDEZVOUS = timedelta(seconds=120)
+_NOTICE_S = 1.0
+"""How long the launcher may take to notice that a rank was lost."""
 
 
 class OutputDiffersError(SwtraceError):
     """A layer's output differs from that of its true weight."""
 
 
-def run_rank(dials: Dials, rank: int, rendezvous: Path) -> ExitCode:
+def run_rank(dials: Dials, rank: int, rendezvous: Path, lost: LostRanks) -> ExitCode:
     """Run as rank ``rank`` until all steps are done. Report errors as events; return the exit status."""
     import torch.distributed as dist
 
     from swtrace.series import RankGroup, recording
 
+    lost.end_if_stuck(rank, lambda: _place(dials, rank))
     try:
         _prepare_process()
         if dials.transport is Transport.PULL:
@@ -63,12 +67,23 @@ def run_rank(dials: Dials, rank: int, rendezvous: Path) -> ExitCode:
         if dials.transport is Transport.PULL:
             raise
         # Before the series exists, calls of torch.distributed such as the rendezvous fail with plain RuntimeErrors.
-        RankReport(What.FAILED, rank, text=f"torch.distributed failed: {str(error).splitlines()[0]}").write()
-        return ExitCode.FAILED
+        who = f"{_place(dials, rank)}: {lost}; " if lost.wait(_NOTICE_S) else ""
+        RankReport(What.FAILED, rank, text=f"{who}torch.distributed failed: {str(error).splitlines()[0]}").write()
+        return ExitCode.RANK_LOST if who else ExitCode.FAILED
     finally:
         recording.close()
     RankReport(What.FINISHED, rank, steps=steps, checked=checked).write()
     return ExitCode.SUCCESS
+
+
+def _place(dials: Dials, rank: int) -> str:
+    """Return how far this rank has come, for errors; empty if it goes on without the others."""
+    from swtrace.series.operations import numbered
+    from swtrace.series.peer_loss import BEFORE_STEPS
+
+    for series in numbered():
+        return "" if dials.transport is Transport.PULL and series.post_processed else series.place
+    return f"rank {rank}, {BEFORE_STEPS}"
 
 
 def _prepare_process() -> None:
