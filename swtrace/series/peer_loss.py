@@ -146,6 +146,7 @@ class Peers:
 
     def find(self) -> str:
         """Return the ranks that are gone, in words, once they are seen to be; empty if none is."""
+        self.meet()
         if self.recorder is None and not self._processes:
             return ""
         deadline = time.monotonic() + PATIENCE_S
