@@ -49,17 +49,17 @@ def run_rank(dials: Dials, rank: int, rendezvous: Path, lost: LostRanks) -> Exit
 
     from swtrace.series import RankGroup, recording
 
-    lost.end_if_stuck(rank, lambda: _place(dials, rank))
     try:
-        _prepare_process()
-        if dials.transport is Transport.PULL:
-            steps, checked = _run(dials, rank, RankGroup(tuple(range(dials.ranks)), rank))
-        else:
-            dist.init_process_group(
-                "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=dials.ranks, timeout=_RENDEZVOUS
-            )
-            steps, checked = _run(dials, rank, RankGroup.world())
-            dist.destroy_process_group()
+        with lost.ending_if_stuck(rank, lambda: _place(dials, rank)):
+            _prepare_process()
+            if dials.transport is Transport.PULL:
+                steps, checked = _run(dials, rank, RankGroup(tuple(range(dials.ranks)), rank))
+            else:
+                dist.init_process_group(
+                    "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=dials.ranks, timeout=_RENDEZVOUS
+                )
+                steps, checked = _run(dials, rank, RankGroup.world())
+                dist.destroy_process_group()
     except SwtraceError as error:
         RankReport(What.FAILED, rank, text=str(error)).write()
         return ExitCode.OUTPUT_DIFFERS if isinstance(error, OutputDiffersError) else exit_code(error)

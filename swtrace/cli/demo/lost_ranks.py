@@ -5,11 +5,11 @@ A rank that waits for a dead one in torch's rendezvous waits until the timeout, 
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from swtrace.cli.demo.report_lines import RankReport, What
@@ -38,7 +38,7 @@ class LostRanks:
 
     def __bool__(self) -> bool:
         """Return whether any rank was lost."""
-        return any(self._memory)
+        return any(self._memory[:])
 
     def __str__(self) -> str:
         """Return in words which ranks died; if none has, which ended with an error."""
@@ -55,18 +55,26 @@ class LostRanks:
             time.sleep(_POLL_S)
         return bool(self)
 
-    def end_if_stuck(self, rank: int, place: Callable[[], str]) -> None:
-        """End this process some time after a rank was lost, unless it has ended with an error of its own.
+    @contextmanager
+    def ending_if_stuck(self, rank: int, place: Callable[[], str]) -> Iterator[None]:
+        """End this process, some time after a rank was lost, if it is still within this block.
 
         Args:
             rank: this one.
             place: returns series, rank and layer, for the error; empty if this rank does not need the others.
         """
-        threading.Thread(target=self._end_if_stuck, args=(rank, place), name="demo-lost", daemon=True).start()
+        left = threading.Event()
 
-    def _end_if_stuck(self, rank: int, place: Callable[[], str]) -> None:
-        self.wait(math.inf)
-        time.sleep(_OWN_ERROR_S)
-        if where := place():
-            RankReport(What.FAILED, rank, text=f"{where}: {self}; this rank would still wait for it").write()
-            os._exit(ExitCode.RANK_LOST)
+        def watch() -> None:
+            while not self:
+                if left.wait(_POLL_S):
+                    return
+            if not left.wait(_OWN_ERROR_S) and (where := place()):
+                RankReport(What.FAILED, rank, text=f"{where}: {self}; this rank would still wait for it").write()
+                os._exit(ExitCode.RANK_LOST)
+
+        threading.Thread(target=watch, name="demo-lost", daemon=True).start()
+        try:
+            yield
+        finally:
+            left.set()
