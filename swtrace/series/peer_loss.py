@@ -54,7 +54,8 @@ class Peers:
         self._ranks = ranks
         self._strangers: dict[int, int] = {}
         """Ranks whose process is unknown: the run's number by torch's."""
-        self._processes: dict[int, str] = {}
+        self.processes: dict[int, str] = {}
+        """The names of the other ranks' processes, as far as they are known."""
         self.recorder: Recorder | None = None
         """This rank's, once its ring is open."""
         self.untraced: Collection[int] = ()
@@ -71,7 +72,7 @@ class Peers:
         with suppress(RuntimeError):
             for number, rank in tuple(self._strangers.items()):
                 if name := announced(number):
-                    self._processes[rank] = name
+                    self.processes[rank] = name
                     del self._strangers[number]
 
     def gone(self) -> str:
@@ -116,13 +117,13 @@ class Peers:
             source = self._ranks[layer.source]
             what = f"{self._where}, layer {layer.layer_idx}: did not arrive from rank {source}, its source"
         gone = self.find()
-        unseen = sorted(set(self.untraced).difference(self._processes))
+        unseen = sorted(set(self.untraced).difference(self.processes))
         if gone:
             what += f" ({gone})"
         elif unseen:
             runs = f"{listed('rank', unseen)} run{'s' if len(unseen) == 1 else ''}"
             what += f" ({runs} untraced and may have died; no other rank on this host has)"
-        elif self.recorder is not None or self._processes:
+        elif self.recorder is not None or self.processes:
             what += " (no rank on this host is known to have died)"
         return f"{what}: {reason(error)}"
 
@@ -147,7 +148,7 @@ class Peers:
     def find(self) -> str:
         """Return the ranks that are gone, in words, once they are seen to be; empty if none is."""
         self.meet()
-        if self.recorder is None and not self._processes:
+        if self.recorder is None and not self.processes:
             return ""
         deadline = time.monotonic() + PATIENCE_S
         before = ""
@@ -165,7 +166,7 @@ class Peers:
         closed = {} if recorder is None else ended_ranks(recorder.path.parent, recorder.identity.run_id)
         died, ended = [], []
         for rank in self._ranks:
-            name = self._processes.get(rank)
+            name = self.processes.get(rank)
             over = process_ended(name) if name is not None else rank in closed
             if closed.get(rank) is False or (over and rank not in closed):
                 died.append(rank)

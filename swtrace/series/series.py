@@ -163,7 +163,7 @@ class Series:
         self._resident = frozenset(constants.stack).difference(constants.layers)
         self.where = constants.where
         """The series and the rank, for errors."""
-        self._peers = Peers(self.where, group, ranks)
+        self.peers = Peers(self.where, group, ranks)
         self._transport = transport
         self._loads_alone = transport is None and not observed and pulls(group, settings)
         """Whether each rank may have a checkpoint of its own."""
@@ -377,14 +377,14 @@ class Series:
                 proposal = run_id_proposal(self._recorder_source, self._settings)
                 if self._transport is None:
                     self._transport = new_transport(
-                        self._constants, self._modules, self._peers, proposal, self._settings
+                        self._constants, self._modules, self.peers, proposal, self._settings
                     )
                 work = PostProcessing(
                     self._constants,
                     self._modules,
                     self._pending,
                     self._transport,
-                    self._peers,
+                    self.peers,
                     self._recorder_source,
                     proposal,
                     self._tracing,
@@ -572,7 +572,7 @@ class Series:
         try:
             yield
         except (RuntimeError, OSError) as error:
-            loss = "" if self._constants.observed else self._peers.describe_death(self.place, error)
+            loss = "" if self._constants.observed else self.peers.describe_death(self.place, error)
             if loss and self._circle is not None and self._circle.running:
                 self._circle.give_up(loss, error)
             if loss:

@@ -61,6 +61,21 @@ def process_ended(name: str) -> bool:
     return state in _ENDED or (began_then != began and state != _HIDDEN)
 
 
+def open_process(name: str) -> int | None:
+    """Return a descriptor that is readable once a process has ended; None if it is out of this process's sight."""
+    kernel, pid, _ = name.rsplit(" ", 2)
+    if kernel != _kernel():
+        return None
+    try:
+        descriptor = os.pidfd_open(int(pid))
+    except OSError:
+        return None
+    if process_ended(name):  # the number may be another process's by now
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
 def _kernel() -> str:
     """Return what processes have in common that see each other in /proc, with the same numbers and instants."""
     try:

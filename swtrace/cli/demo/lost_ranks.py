@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _DIED, _FAILED = 1, 2
 _POLL_S = 0.05
-_OWN_ERROR_S = 1.5
+_OWN_ERROR_S = 1.0
 """How long a rank has to report an error of its own, which says more."""
 
 
