@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swtrace.closing import Closing
+from swtrace.diagnosis.diagnosis import Verdict, verdict
 from swtrace.errors import EmptySelectionError, SettingsError, SwtraceError
 from swtrace.ledger.facts import LedgerFacts, Recent, SeriesKey, StepFacts
-from swtrace.ledger.verdict import Verdict, verdict
 from swtrace.observing import Observation, Roster, watch_rings
 from swtrace.recording.reader import Recording
 from swtrace.recording.replay import Replay
@@ -156,7 +156,7 @@ class Session(Closing):
     def verdicts(self) -> dict[SeriesKey, Verdict]:
         """Return the verdict on every series."""
         seen = self.observe()
-        return {series.key: verdict(series, seen.history[series.key], seen.died) for series in seen.facts.series}
+        return {series.key: verdict(series, seen.history[series.key], seen.ranks) for series in seen.facts.series}
 
 
 class RingsSession(Session):

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from swtrace.diagnosis.finding import Finding
     from swtrace.ledger.facts import SeriesFacts, SeriesRankFacts, StepFacts, Straggler
-    from swtrace.ledger.finding import Finding
     from swtrace.observing import Observation, ObservedRank
-    from swtrace.trace.identity import RankKey
 
 _NS = 1e-9
 
@@ -58,14 +57,19 @@ class SeriesRankSummary:
 
 @dataclass(frozen=True, slots=True)
 class StragglerSummary:
-    """The rank that clearly delays the others, if there is one."""
+    """Ranks that compute longer than the others (:class:`~swtrace.ledger.facts.Straggler`)."""
 
-    rank: int
+    ranks: tuple[int, ...]
     excess_seconds: float
-    """Mean per step."""
-    next_excess_seconds: float
+    """In the median affected step."""
     share: float
-    """Excess per step time."""
+    """Mean excess per step, as a share of the median step time."""
+    pattern: str
+    often: float
+    """Share of steps that are affected."""
+    period: int | None
+    phase: str | None
+    since_step: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ class SeriesSummary:
     """How its layers are shared, in words."""
     group_ranks: tuple[int, ...]
     ranks: tuple[SeriesRankSummary, ...]
-    straggler: StragglerSummary | None
+    stragglers: tuple[StragglerSummary, ...]
     findings: tuple[Finding, ...]
     """The verdict, headline first."""
 
@@ -148,7 +152,7 @@ def summarise(observation: Observation, *, in_depth: bool = True) -> Summary:
     """
     return Summary(
         series=tuple(
-            _series(series, observation.history.get(series.key, ()) if in_depth else (), observation.died)
+            _series(series, observation.history.get(series.key, ()) if in_depth else (), observation.ranks)
             for series in observation.facts.series
             if series.ranks
         ),
@@ -157,8 +161,8 @@ def summarise(observation: Observation, *, in_depth: bool = True) -> Summary:
     )
 
 
-def _series(facts: SeriesFacts, steps: Sequence[StepFacts], died: Collection[RankKey]) -> SeriesSummary:
-    from swtrace.ledger.verdict import verdict
+def _series(facts: SeriesFacts, steps: Sequence[StepFacts], ranks: Collection[ObservedRank]) -> SeriesSummary:
+    from swtrace.diagnosis.diagnosis import verdict
 
     info = facts.ranks[0].info
     return SeriesSummary(
@@ -173,8 +177,8 @@ def _series(facts: SeriesFacts, steps: Sequence[StepFacts], died: Collection[Ran
         sharing=info.sharing,
         group_ranks=tuple(facts.key.group_ranks),
         ranks=tuple(_rank(rank) for rank in facts.ranks),
-        straggler=None if facts.straggler is None else _straggler(facts.straggler),
-        findings=verdict(facts, steps, died).findings,
+        stragglers=tuple(map(_straggler, facts.stragglers)),
+        findings=verdict(facts, steps, ranks).findings,
     )
 
 
@@ -208,10 +212,14 @@ def _rank(facts: SeriesRankFacts) -> SeriesRankSummary:
 
 def _straggler(facts: Straggler) -> StragglerSummary:
     return StragglerSummary(
-        rank=facts.rank.rank,
+        ranks=tuple(rank.rank for rank in facts.ranks),
         excess_seconds=int(facts.excess_ns) * _NS,
-        next_excess_seconds=int(facts.next_excess_ns) * _NS,
         share=float(facts.share),
+        pattern=facts.pattern.value,
+        often=float(facts.often),
+        period=facts.period,
+        phase=None if facts.phase is None else facts.phase.name.lower(),
+        since_step=facts.since_step,
     )
 
 
@@ -242,12 +250,14 @@ def _mean(total_ns: int, count: int) -> float | None:
 
 
 def _series_from_json(document: Mapping[str, Any]) -> SeriesSummary:
-    from swtrace.ledger.finding import Finding
+    from swtrace.diagnosis.finding import Finding
 
     fields = dict(document)
     fields["layers"] = tuple(fields["layers"])
     fields["group_ranks"] = tuple(fields["group_ranks"])
     fields["ranks"] = tuple(SeriesRankSummary(**rank) for rank in fields["ranks"])
     fields["findings"] = tuple(map(Finding.from_json, fields["findings"]))
-    fields["straggler"] = fields["straggler"] and StragglerSummary(**fields["straggler"])
+    fields["stragglers"] = tuple(
+        StragglerSummary(**{**each, "ranks": tuple(each["ranks"])}) for each in fields["stragglers"]
+    )
     return SeriesSummary(**fields)

@@ -11,14 +11,9 @@ from dataclasses import dataclass
 
 from swtrace import units
 from swtrace.ledger.facts import SeriesFacts, StepFacts
-from swtrace.ledger.finding import Finding, Level
 from swtrace.plan_file import Interval
 from swtrace.trace.identity import Planned, SeriesInfo
 
-KINDS = ("as_planned", "better_than_planned", "plan_missed", "plan_untested", "plan_differs")
-"""The kinds of :attr:`Comparison.finding`."""
-_MIN_STEPS = 16
-"""The mean of fewer steps proves nothing."""
 _BATCH_FACTOR = 1.25
 """Batches whose mean number of tokens differs by a larger factor are not what the plan is about."""
 
@@ -67,45 +62,11 @@ class Comparison:
         )
 
     @property
-    def finding(self) -> Finding:
-        """The sentence of the verdict."""
-        if self.differs:
-            level, other = (Level.WARNING, "settings") if self.planned.differs else (Level.NOTE, "batches")
-            said = f"The plan is for other {other} and predicts nothing for this run: {self.differs}."
-            return Finding("plan_differs", level, said, advice=f"Plan for these {other}: `swtrace plan`.")
-        kind, level, said, advice = "as_planned", Level.NOTE, "The run is as planned.", ""
-        if self.steps < _MIN_STEPS:
-            noun = " ".join(filter(None, ("timed", self.planned.phase.removeprefix("other"), "step")))
-            steps = f"Only {units.counted(self.steps, noun)}" if self.steps else f"No {noun}"
-            kind, said = "plan_untested", f"{steps} can be compared with the plan so far."
-        elif self.worse:
-            kind, level = "plan_missed", Level.WARNING
-            said = f"The {' and the '.join(self.worse)} {'is' if len(self.worse) == 1 else 'are'} above the plan."
-            advice = (
-                "Find out what changed since the plan was made: batches, other load on the hosts, the link. Or plan "
-                "again, from this run: `swtrace plan`."
-            )
-        elif self._better:
-            kind, said = "better_than_planned", "The run is better than planned."
-        rank = self.rank if kind == "plan_missed" else None
-        return Finding(kind, level, f"{said} {self.sentence}", self._numbers, rank=rank, advice=advice)
-
-    @property
-    def _better(self) -> bool:
+    def better(self) -> bool:
         """Whether no figure is above its range, and one below."""
         return not self.worse and (
             (self.step_ns or 0.0) < self.planned.step_ns.low or (self.stall_ratio or 0.0) < self.planned.stall_ratio.low
         )
-
-    @property
-    def _numbers(self) -> dict[str, float]:
-        predicted = {
-            f"planned_{name}{end}": getattr(getattr(self.planned, name), end.removeprefix("_") or "value")
-            for name in ("step_ns", "stall_ratio")
-            for end in ("", "_low", "_high")
-        }
-        measured = {"step_ns": self.step_ns, "stall_ratio": self.stall_ratio, "tokens": self.tokens}
-        return {**predicted, **{name: value for name, value in measured.items() if value is not None}}
 
 
 def compare(facts: SeriesFacts) -> Comparison | None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from swtrace import units
+from swtrace.diagnosis.diagnosis import verdict
+from swtrace.diagnosis.finding import Finding
 from swtrace.ledger.facts import CAUSES, SeriesFacts
-from swtrace.ledger.finding import Finding
 from swtrace.ledger.totals import DURATION_BOUNDS_NS
-from swtrace.ledger.verdict import verdict
 from swtrace.recording.reader import Missing
 from swtrace.recording.selected import SelectedSteps
 from swtrace.report import svg_charts

@@ -15,10 +15,11 @@ from typing import Any, Self
 import numpy as np
 
 from swtrace import units
+from swtrace.diagnosis.diagnosis import verdict
+from swtrace.diagnosis.rules.plan import beside_plan
 from swtrace.errors import SettingsError
 from swtrace.ledger.comparison import Comparison, compare
 from swtrace.ledger.facts import CAUSES, Recent, SeriesFacts, SeriesKey, Totals
-from swtrace.ledger.verdict import verdict
 from swtrace.recording.selected import SelectedSteps
 from swtrace.selection import Selection, unknown_name
 from swtrace.testing.tracing import Tracing
@@ -217,7 +218,7 @@ def _without_plan(
         if comparison is None:
             return f"series {key.name!r} has no plan to be within: set SWTRACE_PLAN, and see the rank's log"
         if comparison.differs or comparison.step_ns is None:
-            return f"series {key.name!r} cannot be compared with the plan: {comparison.finding.sentence}"
+            return f"series {key.name!r} cannot be compared with the plan: {beside_plan(comparison).sentence}"
     return ""
 
 
@@ -346,7 +347,7 @@ def _report(
         facts = known.get(key)
         if facts is not None:
             lines += ["", f"verdict on {'this step' if facts.steps == 1 else f'these {facts.steps} steps'}"]
-            for finding in verdict(facts, selected.history(key), seen.died).findings[:4]:
+            for finding in verdict(facts, selected.history(key), seen.ranks).findings[:4]:
                 lines += [f"- {finding.sentence}", *([f"  {finding.advice}"] if finding.advice else [])]
     return "\n".join(lines)
 

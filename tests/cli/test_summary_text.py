@@ -14,7 +14,7 @@ from swtrace.cli.summary import (
     Summary,
 )
 from swtrace.cli.summary_text import print_summary
-from swtrace.ledger.finding import Finding, Level
+from swtrace.diagnosis.finding import Finding, Level
 
 
 def text_of(summary: Summary) -> str:
@@ -59,7 +59,7 @@ def test_verdict_is_the_ledgers(summary: Summary) -> None:
 def test_advice_stands_below_its_sentence(summary: Summary) -> None:
     """What to do about a finding is in the JSON and in the text."""
     (series,) = summary.series
-    finding = Finding("straggler", Level.BAD, "Rank 1 is the straggler.", rank=1, advice="Look at its host.")
+    finding = Finding("straggler", Level.BAD, "Rank 1 is the straggler.", ranks=(1,), advice="Look at its host.")
     advised = replace(summary, series=(replace(series, findings=(finding,)),))
     assert advised.to_json()["series"][0]["findings"] == [finding.to_json()]
     assert Summary.from_json(advised.to_json()) == advised

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from swtrace.diagnosis.diagnosis import verdict
+from swtrace.diagnosis.finding import Level
+from swtrace.diagnosis.rules.plan import beside_plan
 from swtrace.ledger.comparison import Comparison, compare
 from swtrace.ledger.facts import SeriesFacts
-from swtrace.ledger.finding import Level
-from swtrace.ledger.verdict import verdict
 from swtrace.plan_file import Interval
 from swtrace.trace.identity import Planned
 from swtrace.trace.records import STEP
@@ -98,8 +99,8 @@ def test_the_verdict_says_whether_the_run_is_as_planned(kind: str) -> None:
 def test_a_few_steps_miss_no_plan() -> None:
     """Below 16 steps of the plan's phase, the figures are shown and not judged."""
     missed = replace(WIDE, step_ns=Interval(1, 1, 1), phase="decode")
-    assert compared(missed, steps=SLOW_STEPS + 15).finding.kind == "plan_untested"
-    assert compared(missed, steps=SLOW_STEPS + 16).finding.kind == "plan_missed"
+    assert beside_plan(compared(missed, steps=SLOW_STEPS + 15)).kind == "plan_untested"
+    assert beside_plan(compared(missed, steps=SLOW_STEPS + 16)).kind == "plan_missed"
 
 
 @pytest.mark.parametrize(("tokens", "differs"), [(8.0, ""), (12.5, ""), (7.9, "10.0"), (12.6, "10.0"), (None, "")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from swtrace.ledger.verdict import verdict
+from swtrace.diagnosis.diagnosis import verdict
 from swtrace.selection import Selection, sum_up_by_rank
 from tests.support import feeding
 from tests.support.schedules import key, simulate

@@ -16,7 +16,7 @@ from swtrace_tui.views.view import Scene
 from swtrace_tui.views.windows import WindowsView
 
 from swtrace.daemon import api
-from swtrace.ledger.verdict import verdict
+from swtrace.diagnosis.diagnosis import verdict
 from swtrace.observing.observation import SeriesEntry
 from swtrace.recording import Recording
 from swtrace.recording.difference import difference

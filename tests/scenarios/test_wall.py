@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from swtrace.cli.exit_codes import ExitCode
-from swtrace.ledger.finding import STALLED_ABOVE
+from swtrace.diagnosis.finding import STALLED_ABOVE
 from swtrace.plan_file import Conditions, Interval, PlanFile
 from tests.support.daemon_command import DaemonCommand, daemon, environment
 from tests.support.grafana_json import PanelQuery, queries

@@ -23,9 +23,9 @@ from textual.screen import Screen
 from textual.widgets import ContentSwitcher
 from textual.worker import get_current_worker
 
+from swtrace.diagnosis.diagnosis import Verdict
 from swtrace.errors import SettingsError
 from swtrace.ledger.facts import SeriesKey
-from swtrace.ledger.verdict import Verdict
 from swtrace.observing import Link, Observation, Roster
 from swtrace_tui.actions import ACTIONS, HEAT_MAP, OVERVIEW, TIMELINE, VERDICT, VIEWS, WINDOWS, Action, bindings
 from swtrace_tui.bars import KeyBar, Search, TitleBar, ViewBar, worst_link

@@ -15,9 +15,9 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from swtrace import units
+from swtrace.diagnosis.finding import HIDDEN_BELOW, STALLED_ABOVE, Level
 from swtrace.glossary import entries, plain
 from swtrace.ledger.facts import CAUSES
-from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Level
 from swtrace.observing import Link
 from swtrace.version import __version__
 from swtrace_tui.actions import ACTIONS, TITLES, VIEWS, Action, keys

@@ -118,7 +118,7 @@ class Palette:
 
     @cached_property
     def levels(self) -> tuple[Style, ...]:
-        """Styles by :class:`~swtrace.ledger.verdict.Level`."""
+        """Styles by :class:`~swtrace.diagnosis.finding.Level`."""
         return tuple(self.style(colour, bold=True) for colour in (self.good, self.note, self.warning, self.bad))
 
     def ramp(self, metric: str) -> tuple[str, ...]:

@@ -18,12 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace import units
+from swtrace.diagnosis.case import judged_steps
+from swtrace.diagnosis.diagnosis import Verdict, verdict
+from swtrace.diagnosis.finding import Finding
 from swtrace.ledger.alignment import AlignedClock
 from swtrace.ledger.comparison import covers, plan_of
 from swtrace.ledger.facts import RankFacts, Recent, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts
-from swtrace.ledger.finding import Finding
 from swtrace.ledger.recent import RecentSteps, steps_each
-from swtrace.ledger.verdict import Verdict, judged_steps, verdict
+from swtrace.ledger.stragglers import stragglers_in
 from swtrace.observing import Observation, ObservedRank
 from swtrace.trace.identity import RankKey
 from swtrace.trace.ring_reader import WindowState
@@ -212,12 +214,12 @@ class SeriesView:
     @cached_property
     def verdict(self) -> Verdict:
         """All findings about it. Computing them takes some milliseconds."""
-        return verdict(self.facts, self.steps, self._died)
+        return verdict(self.facts, self.steps, self._observed)
 
     @cached_property
     def headline(self) -> Finding:
         """The headline alone, always from the same facts as the rows."""
-        return verdict(self.facts, died=self._died).headline
+        return verdict(self.facts, ranks=self._observed).headline
 
     @cached_property
     def hosts(self) -> tuple[Host, ...]:
@@ -242,8 +244,8 @@ class SeriesView:
         return max((row.recent.stall_ratio or 0.0 for row in self.rows), default=0.0)
 
     @property
-    def _died(self) -> set[RankKey]:
-        return {row.observed.key for row in self.rows if row.observed is not None and row.observed.died}
+    def _observed(self) -> list[ObservedRank]:
+        return [row.observed for row in self.rows if row.observed is not None]
 
     def layer(self, position: int) -> int:
         """Return the layer at a position."""
@@ -458,7 +460,7 @@ def _resummed(facts: SeriesFacts, steps: Sequence[StepFacts]) -> SeriesFacts:
             for rank in facts.ranks
         ),
         steps=steps_each(regular),
-        straggler=recent.straggler(tuple(RankKey(facts.key.run_id, rank) for rank in facts.key.group_ranks)),
+        stragglers=stragglers_in(regular, facts.key),
     )
 
 

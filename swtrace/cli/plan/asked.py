@@ -55,7 +55,7 @@ def budget(max_stall: str | None, memory: str | None) -> Budget:
     Raises:
         SettingsError: one of them cannot be used.
     """
-    from swtrace.ledger.finding import HIDDEN_BELOW
+    from swtrace.diagnosis.finding import HIDDEN_BELOW
     from swtrace.ledger.planning.pareto import Budget
 
     stall = None if max_stall is None else percent(max_stall, "--max-stall")

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from swtrace.cli.plan.asked import bandwidth, budget, chosen_values, percent
+from swtrace.diagnosis.finding import HIDDEN_BELOW
 from swtrace.errors import SettingsError
-from swtrace.ledger.finding import HIDDEN_BELOW
 from swtrace.ledger.planning.pareto import Budget
 from swtrace.share import Share
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from swtrace.diagnosis.diagnosis import verdict
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import Cause
-from swtrace.ledger.verdict import verdict
 from swtrace.trace.identity import RankIdentity
 from swtrace.trace.records import STEP
 from swtrace.trace.schema import Kind, Observed, TransferFlag

@@ -7,8 +7,9 @@ import random
 import numpy as np
 import pytest
 
+from swtrace.diagnosis.diagnosis import verdict
+from swtrace.diagnosis.rules.launch import DRY_BELOW_NS
 from swtrace.ledger import Ledger
-from swtrace.ledger.verdict import DRY_BELOW_NS, verdict
 from swtrace.trace.records import Records
 from swtrace.trace.schema import NO_WINDOW, Kind
 from tests.support.feeding import feed, feed_interleaved, ledger
@@ -99,5 +100,5 @@ def test_a_rank_whose_device_runs_out_of_work_is_bound_by_its_host(lag_ns: int, 
     assert ("launch_bound" in said) == bound
     if bound:
         assert said["launch_bound"].rank == SLOW
-        assert said["launch_bound"].numbers["share"] == pytest.approx(1.0)
+        assert said["launch_bound"].numbers["share"] > 0.6  # the first layers of a step do not count
         assert "7.00 us (median) after launch" in said["launch_bound"].sentence

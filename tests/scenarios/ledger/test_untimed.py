@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swtrace.diagnosis.diagnosis import Verdict, verdict
+from swtrace.diagnosis.finding import Level
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import CAUSES, Cause, Outcome, StepFacts
-from swtrace.ledger.finding import Level
-from swtrace.ledger.verdict import Verdict, verdict
 from swtrace.trace.records import STEP, Records
 from swtrace.trace.schema import NO_WINDOW, Clock, Kind, Observed, Phase, StepFlag, TransferFlag, Untimed
 from tests.support import feeding

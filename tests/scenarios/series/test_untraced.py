@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from swtrace.diagnosis.diagnosis import verdict
 from swtrace.errors import RingCreateError
 from swtrace.ledger.facts import Cause
-from swtrace.ledger.verdict import verdict
 from swtrace.observing import watch_rings
 from swtrace.series import RankGroup, Series, recording
 from swtrace.series.recording import process_recorder
@@ -167,7 +167,7 @@ def test_steps_finish_without_the_untraced_rank(tmp_path: Path) -> None:
         assert rank.recent.transfer_ns == 0
         assert rank.recent.efficiency is None
         assert rank.totals.stall_ns == rank.totals.cause_ns[Cause.UNATTRIBUTED]
-        assert series.straggler is None
+        assert series.stragglers == ()
         found = {
             finding.kind: finding.sentence for finding in verdict(series, watch.ledger.history(series.key)).findings
         }

@@ -14,7 +14,7 @@ from swtrace_tui.views.view import Scene
 from textual import events
 
 from swtrace import units
-from swtrace.ledger.finding import Finding, Level
+from swtrace.diagnosis.finding import Finding, Level
 from tests.support.scenes import (
     Still,
     app_over,
@@ -55,7 +55,7 @@ def test_sorting_by_stall_brings_the_worst_rank_to_the_top() -> None:
 
 def test_a_death_has_a_word_of_its_own_before_the_headline() -> None:
     """A headline about a dead rank has its own badge, not one about hiding, in both views."""
-    died = Finding("died", Level.BAD, "Rank 1 died. All figures are from the steps before.", rank=1)
+    died = Finding("died", Level.BAD, "Rank 1 died. All figures are from the steps before.", ranks=(1,))
     seen = pictured("hidden")
     (series,) = seen.series
     vars(series)["headline"] = died

@@ -12,8 +12,8 @@ from textual import events
 from textual.strip import Strip
 
 from swtrace import units
-from swtrace.ledger import comparison
-from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
+from swtrace.diagnosis.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
+from swtrace.diagnosis.rules.plan import AsPlanned
 from swtrace_tui.actions import OVERVIEW
 from swtrace_tui.canvas import Line, bar, sparkline, wrap
 from swtrace_tui.palette import WINDOW_GLYPHS, Palette
@@ -321,7 +321,7 @@ def headline(scene: Scene, width: int, most: int) -> list[Strip]:
         findings.append((name, series.headline, True))
         if (said := scene.verdicts.get(series.key)) is not None:
             findings += [(name, finding, False) for finding in said.findings[1:]]
-    findings.sort(key=lambda each: (not each[2], each[1].kind not in comparison.KINDS, -each[1].level))
+    findings.sort(key=lambda each: (not each[2], each[1].kind not in AsPlanned.kinds, -each[1].level))
     lines: list[Strip] = []
     for name, finding, first in findings:
         style = palette.levels[finding.level]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.style import Style
 from textual.strip import Strip
 
-from swtrace.ledger.finding import Finding, Level
+from swtrace.diagnosis.finding import Finding, Level
 from swtrace.units import counted
 from swtrace_tui.actions import VERDICT
 from swtrace_tui.canvas import Line, wrap

@@ -14,8 +14,8 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
+from swtrace.diagnosis.diagnosis import Verdict
 from swtrace.ledger.facts import SeriesKey
-from swtrace.ledger.verdict import Verdict
 from swtrace_tui.actions import bindings
 from swtrace_tui.canvas import Line
 from swtrace_tui.palette import DARK, MONO, Palette

@@ -1,23 +1,15 @@
-"""Caveats say what the figures leave out."""
+"""What is missing from the figures is said."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from swtrace.ledger.finding import Level
-from swtrace.ledger.verdict import verdict
+from swtrace.diagnosis.diagnosis import verdict
+from swtrace.diagnosis.finding import Level
 from swtrace.trace.identity import UntracedRank
 from tests.support.feeding import feed, ledger
 from tests.support.schedules import simulate
-from tests.support.verdicts import even, finding, judged, kinds
-
-
-def test_a_stall_of_unknown_cause_is_called_that() -> None:
-    """With one rank of three available, the verdict says that causes are unknown instead of naming one."""
-    said = judged(ranks=[0], compute=even(300_000), occupancy=900_000)
-
-    assert "only 1 of the group's 3 ranks" in finding(said, "unattributed").sentence
-    assert not kinds(said) & {"late_issue", "straggler", "prefetch_step", "channel_bound"}
+from tests.support.verdicts import even, finding, kinds
 
 
 def test_a_rank_without_records_is_named_with_its_reason() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from swtrace.ledger import observed
-from swtrace.ledger.verdict import verdict
+from swtrace.diagnosis.case import Case
+from swtrace.diagnosis.diagnosis import verdict
+from swtrace.diagnosis.rules.observed import LayerCompute
 from tests.support.observed_stack import LAYERS, observed_stack
 
 
@@ -34,8 +35,7 @@ def test_a_layer_that_stands_out_is_named(tmp_path: Path) -> None:
         reached = np.concatenate((np.zeros((1, 1), np.int64), took.cumsum(axis=1)), axis=1) + 1
         object.__setattr__(step, "issued_ns", reached)
         object.__setattr__(step, "wait_begin_ns", reached + 4_000_000)
-    found = observed.compute(facts, steps)
-    assert found is not None
+    (found,) = LayerCompute().find(Case(facts, steps))
     assert found.sentence == (
         "On rank 0, a layer takes 10.0 ms, of which 4.00 ms pass before its linear begins (medians). Layer 2 takes "
         "longest, 30.0 ms."

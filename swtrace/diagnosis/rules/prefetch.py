@@ -1,0 +1,108 @@
+"""Whether another prefetch step would hide more, and whether the configured one is in effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from swtrace import units
+from swtrace.diagnosis.case import Case
+from swtrace.diagnosis.finding import HIDDEN_BELOW, Finding, Level
+from swtrace.diagnosis.rule import About, Needs, Rule
+from swtrace.diagnosis.rules.channel import transfers_known
+from swtrace.ledger.planning.planner import Planner
+from swtrace.units import milliseconds
+
+_PREDICTED_FROM = 26
+"""Newest steps from which the planner predicts another prefetch step; a verdict must not take long."""
+_FURTHER = 3
+"""How many prefetch steps above the configured one are replayed."""
+_WORTH = 0.8
+"""A larger prefetch step is proposed only if at most this share of the stall remains."""
+
+
+class OtherPrefetchStep(Rule):
+    """What larger prefetch steps would leave: the first that hides, or else the best if it is worth it."""
+
+    kinds = ("prefetch_step", "prefetch_step_no_help")
+    about = About.CAUSE
+    needs = Needs.STALLS
+
+    def find(self, case: Case) -> Iterator[Finding]:
+        """Yield a finding if the series stalls and the planner can predict."""
+        facts, steps = case.facts, case.judged
+        info = facts.ranks[0].info
+        worst = max((rank.recent.stall_ratio or 0.0 for rank in facts.ranks), default=0.0)
+        if worst < HIDDEN_BELOW or not transfers_known(facts):
+            return
+        planner = Planner.of(steps[-_PREDICTED_FROM:])
+        if planner is None:
+            return
+        k = info.prefetch_step
+        tried = []
+        for other in range(k + 1, min(k + _FURTHER, info.num_layers - 2) + 1):
+            predicted = planner.forecast(replace(planner.measured.candidate, prefetch_step=other))
+            if isinstance(predicted, str):
+                return
+            tried.append((other, predicted))
+            if predicted.stall_ratio.value < HIDDEN_BELOW:
+                break
+        if not tried:
+            return
+        other, best = min(tried, key=lambda each: (round(each[1].stall_ratio.value, 2), each[0]))
+        exposed, left = planner.measured.stall_ns, best.stall_ns
+        numbers = {
+            "prefetch_step": float(other),
+            "stall_ns_per_step": left.value,
+            "stall_ns_per_step_low": left.low,
+            "stall_ns_per_step_high": left.high,
+            "stall_ratio": best.stall_ratio.value,
+            "slack_ns_per_wait": best.slack_per_wait_ns,
+            "replayed_steps": float(planner.measured.steps),
+        }
+        source = f"predicted from the last {units.counted(planner.measured.steps, 'step')}"
+        would = f"{milliseconds(left.value)} ({milliseconds(left.low)} to {milliseconds(left.high)}"
+        if left.value > _WORTH * exposed:
+            yield Finding(
+                "prefetch_step_no_help",
+                Level.NOTE,
+                f"{case.on}k={k} leaves {milliseconds(exposed)} per step exposed, and a larger prefetch step would not "
+                f"help: k={other} would leave {would}; {source}).",
+                numbers,
+                advice="`swtrace plan` says what sharing fewer layers would give.",
+            )
+            return
+        yield Finding(
+            "prefetch_step",
+            Level.WARNING,
+            f"{case.on}k={k} leaves {milliseconds(exposed)} per step exposed; k={other} would leave {would}; "
+            f"{units.ratio(best.stall_ratio.value)} of step time), with {milliseconds(best.slack_per_wait_ns)} of "
+            f"slack per wait ({source}).",
+            numbers,
+            advice=f"Set SWTRACE_PREFETCH_STEP={other}; each step ahead takes one more window.",
+        )
+
+
+class EffectivePrefetchStep(Rule):
+    """A rank that issues broadcasts fewer layers ahead than configured."""
+
+    kinds = ("effective_prefetch_step",)
+    about = About.CAUSE
+
+    def find(self, case: Case) -> Iterator[Finding]:
+        """Yield a finding about the first such rank."""
+        facts = case.facts
+        for rank in facts.ranks:
+            effective, configured = rank.effective_prefetch_step, rank.info.prefetch_step
+            if effective is not None and effective != configured:
+                ahead = units.counted(effective, rank.info.layer_term)
+                yield Finding(
+                    "effective_prefetch_step",
+                    Level.BAD,
+                    f"Rank {facts.named(rank.rank.rank)} issues some {facts.moves} {ahead} ahead instead of the "
+                    f"configured {configured}.",
+                    {"effective": effective, "configured": configured},
+                    ranks=(rank.rank.rank,),
+                    advice="Register the layers in the order in which the forward reaches them.",
+                )
+                return
