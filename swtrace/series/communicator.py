@@ -65,7 +65,7 @@ def roll_call(group: Group, description: str, timeout_s: float, peers: Peers) ->
     except RuntimeError as error:  # in most torch worlds rank 0 hosts the store
         host = peers.find() or "torch's store is gone, and so is the rank that hosts it"
         raise TransportError(f"{host}: {reason(error)}") from None
-    gone = peers.gone() if missing else ""
+    gone = peers.find() if missing and peers.gone() else ""
     if gone:
         raise TransportError(gone)
     if missing:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from torch import distributed as dist
 
 from swtrace.errors import TransportError
-from swtrace.series.presence import announce, announced
+from swtrace.series.presence import announce, announced, gave_up, give_up
 from swtrace.trace.liveness import ended_ranks, process_ended
 from swtrace.units import listed
 
@@ -52,8 +52,10 @@ class Peers:
         """
         self._where = where
         self._ranks = ranks
-        self._strangers: dict[int, int] = {}
-        """Ranks whose process is unknown: the run's number by torch's."""
+        self._numbers: dict[int, int] = {}
+        """The other ranks' numbers in the torch world, by rank."""
+        self._died = ""
+        """The first ranks that were seen to have died, in words. Others may have ended because of them."""
         self.processes: dict[int, str] = {}
         """The names of the other ranks' processes, as far as they are known."""
         self.recorder: Recorder | None = None
@@ -61,8 +63,8 @@ class Peers:
         self.untraced: Collection[int] = ()
         """Ranks without a ring."""
         if group.device_group is not None and dist.is_available() and dist.is_initialized():
-            self._strangers = dict(zip(group.ranks, ranks, strict=False))
-            del self._strangers[group.ranks[group.rank_in_group]]
+            self._numbers = dict(zip(ranks, group.ranks, strict=False))
+            del self._numbers[ranks[group.rank_in_group]]
             with suppress(RuntimeError):  # without the store, whose host has ended, nothing is known of the others
                 announce()
         self.meet()
@@ -70,16 +72,17 @@ class Peers:
     def meet(self) -> None:
         """Learn which processes the other ranks are, as far as they have announced themselves."""
         with suppress(RuntimeError):
-            for number, rank in tuple(self._strangers.items()):
-                if name := announced(number):
+            for rank in self._numbers.keys() - self.processes.keys():
+                if name := announced(self._numbers[rank]):
                     self.processes[rank] = name
-                    del self._strangers[number]
 
     def gone(self) -> str:
         """Return the ranks that died, in words; if none has, those that ended; empty if none is known."""
-        died, ended = self._lost()
+        died, ended = self._lost() if not self._died else ([], [])
         if died:
-            return f"{listed('rank', died)} died"
+            self._died = f"{listed('rank', died)} died"
+        if self._died:
+            return self._died
         return f"{listed('rank', ended)} {'has' if len(ended) == 1 else 'have'} ended" if ended else ""
 
     def unless_gone(self, call: Callable[[], Result]) -> Result:
@@ -141,7 +144,7 @@ class Peers:
 
     def describe_unconnected(self, error: RuntimeError) -> str:
         """Return that the ranks could not connect to each other, and which ranks are gone."""
-        gone = self.find()
+        gone = self._died or self.find()
         names = f" ({gone})" if gone else ""
         return f"{self._where}, {BEFORE_STEPS}: the ranks could not connect to each other{names}: {reason(error)}"
 
@@ -155,10 +158,13 @@ class Peers:
         while True:
             gone = self.gone()
             # A rank that ended because it lost another one is seen before that one only in a first look.
-            if (gone and (gone == before or gone.endswith("died"))) or time.monotonic() > deadline:
-                return gone
+            if self._died or (gone and gone == before) or time.monotonic() > deadline:
+                break
             before = gone
             time.sleep(_POLL_S)
+        if gone:
+            give_up()
+        return gone
 
     def _lost(self) -> tuple[list[int], list[int]]:
         """Return the ranks that died, and those that ended otherwise."""
@@ -168,7 +174,7 @@ class Peers:
         for rank in self._ranks:
             name = self.processes.get(rank)
             over = process_ended(name) if name is not None else rank in closed
-            if closed.get(rank) is False or (over and rank not in closed):
+            if closed.get(rank) is False or (over and rank not in closed and not gave_up(self._numbers[rank])):
                 died.append(rank)
             elif over:
                 ended.append(rank)

@@ -6,6 +6,7 @@ otherwise when it makes a series. So its peers can name it, even if it dies befo
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from torch import distributed as dist
@@ -32,5 +33,20 @@ def announced(rank: int) -> str:
     return name.decode()
 
 
-def _key(rank: int) -> str:
-    return f"swtrace/present/{rank}"
+def give_up() -> None:
+    """Say that this rank will end because it lost another one, so that no peer takes it for the one that died."""
+    if dist.is_initialized():
+        with suppress(RuntimeError):  # the store may be gone with the lost rank
+            world_store().set(_key(dist.get_rank(), "gave-up"), "")
+
+
+def gave_up(rank: int) -> bool:
+    """Return whether a rank is known to have ended because it lost another one."""
+    with suppress(RuntimeError):
+        given_up: bool = world_store().check([_key(rank, "gave-up")])
+        return given_up
+    return False
+
+
+def _key(rank: int, what: str = "present") -> str:
+    return f"swtrace/{what}/{rank}"

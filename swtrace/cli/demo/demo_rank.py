@@ -50,7 +50,7 @@ def run_rank(dials: Dials, rank: int, rendezvous: Path, lost: LostRanks) -> Exit
     from swtrace.series import RankGroup, recording
 
     try:
-        with lost.ending_if_stuck(rank, lambda: _place(dials, rank)):
+        with lost.ending_if_stuck(rank, lambda: _give_up(dials, rank)):
             _prepare_process()
             if dials.transport is Transport.PULL:
                 steps, checked = _run(dials, rank, RankGroup(tuple(range(dials.ranks)), rank))
@@ -67,7 +67,7 @@ def run_rank(dials: Dials, rank: int, rendezvous: Path, lost: LostRanks) -> Exit
         if dials.transport is Transport.PULL:
             raise
         # Before the series exists, calls of torch.distributed such as the rendezvous fail with plain RuntimeErrors.
-        who = f"{_place(dials, rank)}: {lost}; " if lost.wait(_NOTICE_S) else ""
+        who = f"{_give_up(dials, rank)}: {lost}; " if lost.wait(_NOTICE_S) else ""
         RankReport(What.FAILED, rank, text=f"{who}torch.distributed failed: {str(error).splitlines()[0]}").write()
         return ExitCode.RANK_LOST if who else ExitCode.FAILED
     finally:
@@ -76,13 +76,17 @@ def run_rank(dials: Dials, rank: int, rendezvous: Path, lost: LostRanks) -> Exit
     return ExitCode.SUCCESS
 
 
-def _place(dials: Dials, rank: int) -> str:
-    """Return how far this rank has come, for errors; empty if it goes on without the others."""
+def _give_up(dials: Dials, rank: int) -> str:
+    """End the part of this rank; return how far it has come, or nothing if it goes on without the others."""
+    from swtrace.series import presence
     from swtrace.series.operations import numbered
     from swtrace.series.peer_loss import BEFORE_STEPS
 
     for series in numbered():
-        return "" if dials.transport is Transport.PULL and series.post_processed else series.place
+        if dials.transport is Transport.PULL and series.post_processed:
+            return ""
+        presence.give_up()
+        return series.place
     return f"rank {rank}, {BEFORE_STEPS}"
 
 

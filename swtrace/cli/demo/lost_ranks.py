@@ -56,12 +56,13 @@ class LostRanks:
         return bool(self)
 
     @contextmanager
-    def ending_if_stuck(self, rank: int, place: Callable[[], str]) -> Iterator[None]:
+    def ending_if_stuck(self, rank: int, give_up: Callable[[], str]) -> Iterator[None]:
         """End this process, some time after a rank was lost, if it is still within this block.
 
         Args:
             rank: this one.
-            place: returns series, rank and layer, for the error; empty if this rank does not need the others.
+            give_up: tells the others that this rank ends, and returns series, rank and layer, for the error; empty if
+                this rank does not need the others.
         """
         left = threading.Event()
 
@@ -69,7 +70,7 @@ class LostRanks:
             while not self:
                 if left.wait(_POLL_S):
                     return
-            if not left.wait(_OWN_ERROR_S) and (where := place()):
+            if not left.wait(_OWN_ERROR_S) and (where := give_up()):
                 RankReport(What.FAILED, rank, text=f"{where}: {self}; this rank would still wait for it").write()
                 os._exit(ExitCode.RANK_LOST)
 
