@@ -20,6 +20,8 @@ _LASTS = 96
 """Fewest steps that a fault lasts."""
 _CELLS, _FEW = 512, 8
 """Most ranks times layers, and ranks that run for long, because a case must not take a second."""
+_IDLE_NS = 1e9
+"""A longer time between two steps is an idle period."""
 _STRENGTH = {
     Kind.STRAGGLER: (0.02, 0.8),
     Kind.STRAGGLERS: (0.04, 0.8),
@@ -58,6 +60,14 @@ class Case:
             return None
         return self.run.gain(self.repaired, self.fault.begin)
 
+    @property
+    def busy_ns(self) -> float:
+        """Simulated time without idle periods."""
+        ends = self.run.end.max(axis=1)
+        within = self.run.begin.min(axis=1)[1:] - ends[:-1] - self.run.load.jump[1:]
+        known = np.isfinite(ends[1:])
+        return float(ends[known.sum()] - self.run.begin[0].min() - within[known & (within > _IDLE_NS)].sum())
+
     def late_gain(self, steps: int = 64) -> float:
         """Return the same over the last steps of the run, which predictions are about."""
         return self.run.gain(self.repaired, -steps)
@@ -85,8 +95,9 @@ def healthy(seed: int, number: int, steps: int) -> Case:
         ranks=int(chance.choice((2, 3, 4, 8))),
         layers=int(chance.choice((8, 12))),
         steps=steps,
-        compute_ns=float(np.exp(chance.uniform(np.log(1e6), np.log(8e6)))),
-        time_every=int(chance.choice((1, 8, 32))),
+        compute_ns=float(np.exp(chance.uniform(np.log(1e6), np.log(3e7)))),
+        time_every=int(chance.choice((1, 8, 32, 32, 32))),
+        barrier=bool(chance.random() < 0.7),
     )
     noise = replace(_noise(chance), idle=float(chance.choice((0.0, 0.002))))
     load = drawn(_sound(shape), noise, chance)
