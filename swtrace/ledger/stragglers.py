@@ -148,8 +148,6 @@ class Suspect:
     """Number of steps, up to the last one, in which it was found."""
     rare: bool
     """Found by its episodes."""
-    noise_ns: float
-    """Standard deviation of the others."""
 
 
 def suspects(steps: OwnCompute) -> tuple[Suspect, ...]:
@@ -215,11 +213,10 @@ def _among(steps: OwnCompute, phase: Phase | None, typical_ns: float, share: flo
     reference = [rank for rank in range(steps.own_ns.shape[1]) if rank not in slow and rank not in rare]
     raw = differences.raw * typical_ns
     base = np.median(raw[:, reference], axis=1)
-    noise_ns = 1.4826 * float(np.median(np.abs(raw[:, reference] - base[:, np.newaxis])))
     named = {rank: (float(scores[rank]), int(windows[rank]), False) for rank in slow}
     named |= {rank: (score, window, True) for rank, (score, window) in rare.items()}
     return [
-        Suspect(rank, score, raw[:, rank] - base, steps, phase, window, is_rare, noise_ns)
+        Suspect(rank, score, raw[:, rank] - base, steps, phase, window, is_rare)
         for rank, (score, window, is_rare) in named.items()
     ]
 
@@ -289,16 +286,24 @@ def _score(series: _Floats, window: int) -> _Floats:
     """
     last = series[-window:]
     mean = last.mean(axis=0)
-    residual = np.concatenate((series[:-window] - _mean(series[:-window]), last - mean))
-    time = _autocorrelation_time(residual)
+    time = _autocorrelation_time(_without_change(series))
     variance = last.var(axis=0, ddof=1) + 1e-6
     t = np.maximum(0.0, mean - _TOLERATED) / np.sqrt(variance * time / window)
     freedom = np.maximum(0.5, window / time - 1.0)
     return np.asarray(np.sqrt(freedom * np.log1p(t * t / freedom)), np.float64)
 
 
-def _mean(values: _Floats) -> _Floats:
-    return values.mean(axis=0) if len(values) else np.zeros(values.shape[1])
+def _without_change(series: _Floats) -> _Floats:
+    """Return values without their levels before and after the clearest change, ``[step, candidate]``."""
+    count = len(series)
+    total = np.cumsum(series, axis=0)
+    split = np.arange(1, count)[:, np.newaxis]
+    weight = np.sqrt(split * (count - split) / count)
+    change = np.abs((total[-1] - total[:-1]) / (count - split) - total[:-1] / split) * weight
+    at = change.argmax(axis=0) + 1
+    before = np.take_along_axis(total, at[np.newaxis] - 1, axis=0)[0]
+    later = np.arange(count)[:, np.newaxis] >= at
+    return series - np.where(later, (total[-1] - before) / (count - at), before / at)
 
 
 _LAGS = ((1, 1), (2, 3), (4, 5), (8, 9), (16, 17))
@@ -487,26 +492,27 @@ def _described(suspect: Suspect, rank: RankKey, typical_ns: float, count: int) -
         typical_ns: The median step.
         count: Number of steps of all phases.
     """
-    window = slice(-max(suspect.window, min(_RECENT, len(suspect.steps))), None)
-    difference = suspect.difference
-    level = _level(difference[window])
-    affected = difference > level / 2
-    often = float(affected[window].mean())
-    pattern, phase, period = Pattern.CONSTANT, suspect.phase, None
-    if often < _MOSTLY and (suspect.rare or level > _APART * suspect.noise_ns):
-        pattern = Pattern.INTERMITTENT
-        period = _period(suspect.steps.step[window][affected[window]])
-    else:
-        often, level = 1.0, float(np.median(difference[window]))
-    if phase is None:
-        phase = _only_phase(suspect.steps.phase[window], difference[window])
+    difference, steps = suspect.difference, suspect.steps
+    phase = suspect.phase or _only_phase(steps.phase[-suspect.window :], difference[-suspect.window :])
+    chosen = np.arange(len(steps))
     if phase is not None:
-        pattern, period = Pattern.PHASE, None
-        of_phase = suspect.steps.phase == phase
-        difference = np.where(of_phase, difference, 0.0)
-        level = _level(difference[of_phase][window])
-        often = float(of_phase.mean()) if suspect.phase is None else len(suspect.steps) / count
-    begin = _since(difference, level, affected, pattern, period, suspect.steps)
+        chosen = np.flatnonzero(steps.phase == phase)
+        difference, steps = difference[chosen], steps.take(chosen)
+    begin = _since(difference, steps)
+    region = difference[0 if begin is None else begin :]
+    level = _level(region)
+    affected = region > level / 2
+    often, period = float(affected.mean()), None
+    unclear = float((np.abs(region / level - 0.5) < _UNCLEAR_BAND).mean())
+    if suspect.rare or (often < _MOSTLY and unclear < _UNCLEAR):
+        pattern = Pattern.INTERMITTENT
+        period = _period(steps.step[len(steps) - len(region) :][affected])
+        if begin is not None:
+            begin += int(affected.argmax())
+    else:
+        pattern, often, level = Pattern.CONSTANT, 1.0, float(np.median(region))
+    if phase is not None:
+        pattern, often = Pattern.PHASE, often * len(chosen) / count
     return Straggler(
         ranks=(rank,),
         excess_ns=round(level),
@@ -516,15 +522,15 @@ def _described(suspect: Suspect, rank: RankKey, typical_ns: float, count: int) -
         period=period,
         phase=phase,
         confidence=_confidence(suspect.score),
-        since_ns=0 if begin is None else int(suspect.steps.begin_ns[begin]),
-        since_step=None if begin is None else int(suspect.steps.step[begin]),
+        since_ns=0 if begin is None else int(steps.begin_ns[begin]),
+        since_step=None if begin is None else int(steps.step[begin]),
     )
 
 
 _MOSTLY = 0.8
 """A straggler is slow all the time if it is in this share of steps."""
-_APART = 4.0
-"""Slow steps can be told from others if they are this many standard deviations apart."""
+_UNCLEAR_BAND, _UNCLEAR = 0.25, 0.1
+"""Slow steps can be told from others if fewer than this share are near half of the excess."""
 
 
 def _level(difference: _Floats) -> float:
@@ -562,29 +568,11 @@ def _only_phase(phases: npt.NDArray[np.uint8], difference: _Floats) -> Phase | N
     return Phase(worst)
 
 
-def _since(
-    difference: _Floats,
-    level: float,
-    affected: npt.NDArray[np.bool_],
-    pattern: Pattern,
-    period: int | None,
-    steps: OwnCompute,
-) -> int | None:
-    """Return the index of the first affected step; None if it is older than all steps."""
-    clipped = np.clip(difference, -level, 2 * level)
-    if period is not None:
-        hits = np.flatnonzero(affected)
-        far = np.flatnonzero(np.diff(steps.step[hits]) > 3 * period)
-        begin = int(hits[far[-1] + 1 if len(far) else 0])
-        if begin > 3 * period or steps.step[0] < LEAST_STEPS:
-            return begin
-        return None
-    found = since(clipped)
-    if found is None:
-        return 0 if steps.step[0] < LEAST_STEPS else None
-    if pattern is Pattern.INTERMITTENT:
-        found += int(affected[found:].argmax())
-    return found
+def _since(difference: _Floats, steps: OwnCompute) -> int | None:
+    """Return the index from which a rank is slow; None if it was before all steps."""
+    level = _level(difference[-_RECENT:])
+    found = since(np.clip(difference, -level, 2 * level))
+    return 0 if found is None and steps.step[0] < LEAST_STEPS else found
 
 
 def _confidence(score: float) -> float:
