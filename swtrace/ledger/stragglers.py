@@ -64,6 +64,8 @@ _NARROW, _WIDE = 0.05, 1.0
 """Clips, as a share of the median step. The narrow one grows with the ranks' variation."""
 _SPREAD = 3.0 * 1.4826
 """Median absolute deviations that the narrow clip leaves."""
+_RESOLUTION = 0.001
+"""Own compute varies at least by this share of the median step."""
 _PERIODS = range(2, 33)
 _REGULAR = math.log(1e-6)
 """Largest logarithm of the probability that episodes at random have a common distance."""
@@ -253,43 +255,59 @@ def _scores(differences: _Differences, least: float, named: set[int]) -> tuple[_
     count, ranks = differences.raw.shape
     best, at = np.zeros(ranks), np.zeros(ranks, np.int64)
     for values, robust in ((differences.narrow, True), (differences.wide, False)):
-        recent = values[-_RECENT:].mean(axis=0)
         for window in _windows(count):
             last = values[-window:]
             means = last.mean(axis=0)
             reference = _reference(means, named)
-            suspected = ~reference
-            shift = means - means[reference].mean()
-            if robust:
-                typical = np.median(differences.raw[-window:], axis=0)
-                suspected &= typical - np.median(typical[reference]) >= least
-            else:
-                suspected &= shift >= least
-            if window > _RECENT:
-                suspected &= recent - recent[reference].mean() >= least / 2
-            candidates = np.flatnonzero(suspected)
+            # The autocorrelation only lowers a score.
+            candidates = np.flatnonzero(~reference & (means - means[reference].mean() > _TOLERATED))
+            if not len(candidates):
+                continue
+            ahead = last[:, candidates] - last[:, reference].mean(axis=1, keepdims=True)
+            candidates = candidates[_score(ahead, 1.0) >= max(_SCORE, best[candidates].min())]
+            candidates = _still_slow(differences, values, candidates, reference, window, least, robust=robust)
             if not len(candidates):
                 continue
             series = values[:, candidates] - values[:, reference].mean(axis=1, keepdims=True)
-            score = _score(series, window)
+            score = _score(series[-window:], _autocorrelation_time(_without_change(series)))
             higher = score > best[candidates]
             best[candidates[higher]], at[candidates[higher]] = score[higher], window
     return best, at
 
 
-def _score(series: _Floats, window: int) -> _Floats:
-    """Return how many standard deviations the last values' mean is above what is tolerated.
+def _still_slow(
+    differences: _Differences,
+    values: _Floats,
+    candidates: _Int,
+    reference: npt.NDArray[np.bool_],
+    window: int,
+    least: float,
+    *,
+    robust: bool,
+) -> _Int:
+    """Return the candidates whose excess is large enough in a window, and was so recently."""
+    if not len(candidates):
+        return candidates
+    last = differences.raw[-window:] if robust else values[-window:]
+    typical = np.median(last, axis=0) if robust else last.mean(axis=0)
+    enough = typical - (np.median(typical[reference]) if robust else typical[reference].mean()) >= least
+    if window > _RECENT:
+        recent = values[-_RECENT:].mean(axis=0)
+        enough &= recent - recent[reference].mean() >= least / 2
+    return candidates[enough[candidates]]
+
+
+def _score(ahead: _Floats, time: _Floats | float) -> _Floats:
+    """Return how many standard deviations the mean of differences is above what is tolerated, ``[candidate]``.
 
     Args:
-        series: ``[step, candidate]``.
-        window: Number of last values.
+        ahead: ``[step, candidate]``.
+        time: Their autocorrelation time.
     """
-    last = series[-window:]
-    mean = last.mean(axis=0)
-    time = _autocorrelation_time(_without_change(series))
-    variance = last.var(axis=0, ddof=1) + 1e-6
-    t = np.maximum(0.0, mean - _TOLERATED) / np.sqrt(variance * time / window)
-    freedom = np.maximum(0.5, window / time - 1.0)
+    count = len(ahead)
+    variance = ahead.var(axis=0, ddof=1) + _RESOLUTION**2
+    t = np.maximum(0.0, ahead.mean(axis=0) - _TOLERATED) / np.sqrt(variance * time / count)
+    freedom = np.maximum(0.5, count / time - 1.0)
     return np.asarray(np.sqrt(freedom * np.log1p(t * t / freedom)), np.float64)
 
 
