@@ -54,9 +54,9 @@ LEAST_SHARE = 0.025
 """A rank is named only if its mean excess is at least this share of the median step."""
 _TOLERATED = 0.01
 """Equal ranks may differ by this share of the median step for good."""
-_SCORE = 6.2
+LEAST_SCORE = 6.2
 """Least score. See the module's docstring for the rate of false alarms."""
-_LOG_ODDS = math.log(1e-9)
+LEAST_LOG_ODDS = math.log(1e-9)
 """Largest logarithm of the probability that equal ranks have such episodes."""
 _RECENT = 64
 """What is named must still be true in this many steps."""
@@ -148,8 +148,8 @@ class Suspect:
     """The phase to which the steps were restricted."""
     window: int
     """Number of steps, up to the last one, in which it was found."""
-    rare: bool
-    """Found by its episodes."""
+    high_ns: float | None
+    """Found by its episodes, which are steps with a larger difference; None if found by its mean."""
 
 
 def suspects(steps: OwnCompute) -> tuple[Suspect, ...]:
@@ -188,7 +188,11 @@ class _Differences:
         spread = float(np.median(np.abs(own - np.median(own, axis=0)))) * _SPREAD
         self.narrow = np.clip(own, -max(_NARROW, spread), max(_NARROW, spread))
         self.wide = np.clip(own, -_WIDE, _WIDE)
-        self.spread = spread
+        self._spread = spread
+
+    def high(self, least: float) -> float:
+        """Return the difference above which a step is an episode."""
+        return max(4.0 * least, 2.0 * self._spread)
 
 
 def _among(steps: OwnCompute, phase: Phase | None, typical_ns: float, share: float) -> list[Suspect]:
@@ -205,21 +209,20 @@ def _among(steps: OwnCompute, phase: Phase | None, typical_ns: float, share: flo
     if not _worth_testing(differences, least):
         return []
     scores, windows = _scores(differences, least, set())
-    slow = {int(rank) for rank in np.flatnonzero(scores >= _SCORE)}
-    rare: dict[int, tuple[float, int]] = {}
+    slow = {int(rank) for rank in np.flatnonzero(scores >= LEAST_SCORE)}
     if slow:
         scores, windows = _scores(differences, least, slow)
-        slow = {rank for rank in slow if scores[rank] >= _SCORE}
-    else:
-        rare = _episodes(differences, steps.step, least)
+        slow = {rank for rank in slow if scores[rank] >= LEAST_SCORE}
+    rare = _episodes(differences, steps.step, least, slow)
     reference = [rank for rank in range(steps.own_ns.shape[1]) if rank not in slow and rank not in rare]
     raw = differences.raw * typical_ns
     base = np.median(raw[:, reference], axis=1)
-    named = {rank: (float(scores[rank]), int(windows[rank]), False) for rank in slow}
-    named |= {rank: (score, window, True) for rank, (score, window) in rare.items()}
+    high_ns = differences.high(least) * typical_ns
+    named = {rank: (float(scores[rank]), int(windows[rank]), None) for rank in slow}
+    named_rare = {rank: (score, window, high_ns) for rank, (score, window) in rare.items()}
     return [
-        Suspect(rank, score, raw[:, rank] - base, steps, phase, window, is_rare)
-        for rank, (score, window, is_rare) in named.items()
+        Suspect(rank, score, raw[:, rank] - base, steps, phase, window, high)
+        for rank, (score, window, high) in (named | named_rare).items()
     ]
 
 
@@ -264,7 +267,7 @@ def _scores(differences: _Differences, least: float, named: set[int]) -> tuple[_
             if not len(candidates):
                 continue
             ahead = last[:, candidates] - last[:, reference].mean(axis=1, keepdims=True)
-            candidates = candidates[_score(ahead, 1.0) >= max(_SCORE, best[candidates].min())]
+            candidates = candidates[_score(ahead, 1.0) >= max(LEAST_SCORE, best[candidates].min())]
             candidates = _still_slow(differences, values, candidates, reference, window, least, robust=robust)
             if not len(candidates):
                 continue
@@ -314,6 +317,8 @@ def _score(ahead: _Floats, time: _Floats | float) -> _Floats:
 def _without_change(series: _Floats) -> _Floats:
     """Return values without their levels before and after the clearest change, ``[step, candidate]``."""
     count = len(series)
+    if count < _RECENT:
+        return series - series.mean(axis=0)
     total = np.cumsum(series, axis=0)
     split = np.arange(1, count)[:, np.newaxis]
     weight = np.sqrt(split * (count - split) / count)
@@ -324,6 +329,9 @@ def _without_change(series: _Floats) -> _Floats:
     return series - np.where(later, (total[-1] - before) / (count - at), before / at)
 
 
+_DOUBT = 2.5
+"""Standard errors that are added to the correlation of successive steps: few steps do not show how long fluctuations
+last."""
 _LAGS = ((1, 1), (2, 3), (4, 5), (8, 9), (16, 17))
 
 
@@ -343,14 +351,23 @@ def _autocorrelation_time(residual: _Floats) -> _Floats:
             [(residual[lag:] * residual[:-lag]).sum(axis=0) / (count - lag) / variance for lag in dict.fromkeys(pair)]
         ).min(axis=0)
         at += (1.0 + 4.0 * np.maximum(0.0, at)) / count
+        if pair[1] == 1:
+            at += _DOUBT / math.sqrt(count)
         significant = at > 2.0 / math.sqrt(count)
         upper = np.minimum(0.98, np.maximum(0.0, at)) ** (1.0 / pair[1])
         decay = np.where(significant, np.maximum(decay, upper), decay)
     return np.asarray((1.0 + decay) / (1.0 - decay), np.float64)
 
 
-def _episodes(differences: _Differences, numbers: _Int, least: float) -> dict[int, tuple[float, int]]:
-    """Return the ranks that are slow in rare steps more often than the others, with score and window."""
+def _episodes(differences: _Differences, numbers: _Int, least: float, named: set[int]) -> dict[int, tuple[float, int]]:
+    """Return the ranks that are slow in rare steps more often than the others, with score and window.
+
+    Args:
+        differences: The differences.
+        numbers: ``[step]``
+        least: Least mean excess.
+        named: Ranks that were found already.
+    """
     count = len(differences.raw)
     found: dict[int, tuple[float, int]] = {}
     for window in _windows(count):
@@ -362,18 +379,18 @@ def _episodes(differences: _Differences, numbers: _Int, least: float) -> dict[in
         candidates = np.flatnonzero(~reference & (means - means[reference].mean() >= least))
         recent = differences.wide[-_RECENT:].mean(axis=0)
         for rank in candidates.tolist():
-            if rank in found or recent[rank] - recent[reference].mean() < least / 2:
+            if rank in found or rank in named or recent[rank] - recent[reference].mean() < least / 2:
                 continue
             base = np.median(differences.raw[-window:][:, reference], axis=1)
             against = differences.raw[-window:] - base[:, np.newaxis]
             slow = against[:, rank]
-            high = max(4.0 * least, 2.0 * differences.spread)
+            high = differences.high(least)
             hits = slow > high
             if not hits.any():
                 continue
             others = against[:, reference] > high if reference.sum() > 1 else -slow[:, np.newaxis] > high
             log_odds = _log_odds(hits, others, numbers[-window:])
-            if log_odds <= _LOG_ODDS:
+            if log_odds <= LEAST_LOG_ODDS:
                 found[rank] = (math.sqrt(-2.0 * log_odds), window)
     return found
 
@@ -516,13 +533,15 @@ def _described(suspect: Suspect, rank: RankKey, typical_ns: float, count: int) -
     if phase is not None:
         chosen = np.flatnonzero(steps.phase == phase)
         difference, steps = difference[chosen], steps.take(chosen)
-    begin = _since(difference, steps)
+    begin = (
+        _since(difference, steps) if suspect.high_ns is None else _first_episode(difference > suspect.high_ns, steps)
+    )
     region = difference[0 if begin is None else begin :]
-    level = _level(region)
+    level = _level(region) if suspect.high_ns is None else float(np.median(region[region > suspect.high_ns]))
     affected = region > level / 2
     often, period = float(affected.mean()), None
     unclear = float((np.abs(region / level - 0.5) < _UNCLEAR_BAND).mean())
-    if suspect.rare or (often < _MOSTLY and unclear < _UNCLEAR):
+    if suspect.high_ns is not None or (often < _MOSTLY and unclear < _UNCLEAR):
         pattern = Pattern.INTERMITTENT
         period = _period(steps.step[len(steps) - len(region) :][affected])
         if begin is not None:
@@ -547,6 +566,8 @@ def _described(suspect: Suspect, rank: RankKey, typical_ns: float, count: int) -
 
 _MOSTLY = 0.8
 """A straggler is slow all the time if it is in this share of steps."""
+_STOPPED = 10.0
+"""Episodes at random are hardly ever so many times further apart than in the median."""
 _UNCLEAR_BAND, _UNCLEAR = 0.25, 0.1
 """Slow steps can be told from others if fewer than this share are near half of the excess."""
 
@@ -591,6 +612,16 @@ def _since(difference: _Floats, steps: OwnCompute) -> int | None:
     level = _level(difference[-_RECENT:])
     found = since(np.clip(difference, -level, 2 * level))
     return 0 if found is None and steps.step[0] < LEAST_STEPS else found
+
+
+def _first_episode(slow: npt.NDArray[np.bool_], steps: OwnCompute) -> int | None:
+    """Return the index of the first episode after which they never stop for long; None if it was before all steps."""
+    at = np.flatnonzero(slow)
+    gaps = np.diff(at)
+    longest = _STOPPED * float(np.median(gaps[-_RECENT:]))
+    stops = np.flatnonzero(gaps > longest)
+    begin = int(at[stops[-1] + 1 if len(stops) else 0])
+    return begin if begin > longest or steps.step[0] < LEAST_STEPS else None
 
 
 def _confidence(score: float) -> float:
