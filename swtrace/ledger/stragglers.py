@@ -54,9 +54,9 @@ LEAST_SHARE = 0.025
 """A rank is named only if its mean excess is at least this share of the median step."""
 _TOLERATED = 0.01
 """Equal ranks may differ by this share of the median step for good."""
-LEAST_SCORE = 6.2
+LEAST_SCORE = 5.6
 """Least score. See the module's docstring for the rate of false alarms."""
-LEAST_LOG_ODDS = math.log(1e-9)
+LEAST_LOG_ODDS = math.log(1e-8)
 """Largest logarithm of the probability that equal ranks have such episodes."""
 _RECENT = 64
 """What is named must still be true in this many steps."""
@@ -238,8 +238,9 @@ def _worth_testing(differences: _Differences, least: float) -> bool:
 
 
 def _windows(count: int) -> list[int]:
-    """Return the lengths of the windows that are tested: powers of two, and all steps."""
-    return [1 << power for power in range(LEAST_STEPS.bit_length() - 1, (count - 1).bit_length())] + [count]
+    """Return the lengths of the windows that are tested, two for each power of two, and all steps."""
+    powers = [1 << power for power in range(LEAST_STEPS.bit_length() - 1, count.bit_length())]
+    return [each for power in powers for each in (power, power * 3 // 2) if each < count] + [count]
 
 
 def _reference(means: _Floats, named: set[int]) -> npt.NDArray[np.bool_]:
@@ -373,10 +374,12 @@ def _episodes(differences: _Differences, numbers: _Int, least: float, named: set
     for window in _windows(count):
         if window < _RECENT:
             continue
-        wide = differences.wide[-window:]
-        means = wide.mean(axis=0)
-        reference = _reference(means, set())
-        candidates = np.flatnonzero(~reference & (means - means[reference].mean() >= least))
+        means = differences.wide[-window:].mean(axis=0)
+        lower = _reference(means, set())
+        suspected = ~lower & (means - means[lower].mean() >= least)
+        suspected[list(named)] = True
+        reference = ~suspected
+        candidates = np.flatnonzero(suspected)
         recent = differences.wide[-_RECENT:].mean(axis=0)
         for rank in candidates.tolist():
             if rank in found or rank in named or recent[rank] - recent[reference].mean() < least / 2:
