@@ -56,8 +56,10 @@ _TOLERATED = 0.01
 """Equal ranks may differ by this share of the median step for good."""
 LEAST_SCORE = 5.6
 """Least score. See the module's docstring for the rate of false alarms."""
-LEAST_LOG_ODDS = math.log(1e-8)
+LEAST_LOG_ODDS = math.log(1e-9)
 """Largest logarithm of the probability that equal ranks have such episodes."""
+_PERSISTENT = 32
+"""What passes within fewer steps is no straggler, once there are as many. Other processes take cores in bursts."""
 _RECENT = 64
 """What is named must still be true in this many steps."""
 _NARROW, _WIDE = 0.05, 1.0
@@ -233,13 +235,13 @@ def _worth_testing(differences: _Differences, least: float) -> bool:
         mean = wide[-window:].mean(axis=0)
         if mean.max() - mean.min() >= least:
             return True
-    mean = np.median(differences.raw[-_RECENT:], axis=0)
-    return bool(mean.max() - mean.min() >= least)
+    typical = np.median(differences.raw[-_RECENT:], axis=0)
+    return bool(typical.max() - typical.min() >= least)
 
 
 def _windows(count: int) -> list[int]:
     """Return the lengths of the windows that are tested, two for each power of two, and all steps."""
-    powers = [1 << power for power in range(LEAST_STEPS.bit_length() - 1, count.bit_length())]
+    powers = [1 << power for power in range(_PERSISTENT.bit_length() - 1, count.bit_length())]
     return [each for power in powers for each in (power, power * 3 // 2) if each < count] + [count]
 
 
@@ -414,13 +416,28 @@ def _log_odds(hits: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_], number
         others: ``[step, rank]``: another one was.
         numbers: ``[step]``
     """
-    own, all_others = _starts(hits), int(_starts(others).sum())
-    count = int(own.sum())
+    starts = _starts(np.column_stack((hits, others)))
+    counts = starts.sum(axis=0) / _clustering(starts)
+    count, all_others = math.floor(counts[0]), math.ceil(counts[1:].sum())
     log_odds = _log_binomial_tail(count + all_others, count, 1.0 / (1 + others.shape[1]))
     at = period_of(numbers[hits])
     if at is not None:
         log_odds += at[2]
     return log_odds
+
+
+def _clustering(starts: npt.NDArray[np.bool_]) -> float:
+    """Return how many episodes come together, at least 1: the variance of their number in a stretch per mean.
+
+    Args:
+        starts: ``[step, rank]``: an episode begins.
+    """
+    stretch = max(LEAST_STEPS, len(starts) // 16)
+    counts = np.add.reduceat(
+        starts[len(starts) % stretch :].astype(np.int64), np.arange(0, len(starts) - stretch + 1, stretch)
+    )
+    mean = float(counts.mean(axis=0).sum())
+    return max(1.0, float(counts.var(axis=0, ddof=1).sum()) / mean) if mean and len(counts) > 1 else 1.0
 
 
 def period_of(numbers: _Int) -> tuple[int, int, float] | None:
