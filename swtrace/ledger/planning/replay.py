@@ -191,7 +191,7 @@ class _Run:
                 wait_end[operation] = now
             now = now + tail[:, step]
             self.end[:, step] = now
-            now = now + self._gap[:, step]
+            now = (now.max(axis=1, keepdims=True) if self._workload.meets else now) + self._gap[:, step]
 
         def by_position(instants: _Float) -> _Float:
             return instants.reshape(steps, positions, *now.shape).transpose(2, 0, 3, 1)
