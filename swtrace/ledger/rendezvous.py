@@ -137,9 +137,12 @@ class Rendezvous:
         return np.asarray(through.any(axis=2), np.bool_)
 
     def last_issue_at(self, position: int, issued_ns: _Int) -> _Int:
-        """Return the last issue of one position's broadcast, ``[rank]``, from all ranks' issues, ``[rank]``."""
+        """Return the last issue of one position's broadcast, from all ranks' issues, ``[rank]``.
+
+        ``[rank]``, or ``[1]`` if it is the same for all.
+        """
         if self._needed is None:
-            return np.broadcast_to(issued_ns.max(axis=-1, keepdims=True), issued_ns.shape)
+            return np.asarray(issued_ns.max(axis=-1, keepdims=True))
         return np.asarray(issued_ns[..., self._needed[:, position]].max(axis=-1))
 
 
