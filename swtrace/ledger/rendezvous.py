@@ -137,12 +137,11 @@ class Rendezvous:
         return np.asarray(through.any(axis=2), np.bool_)
 
     def last_issue_at(self, position: int, issued_ns: _Int) -> _Int:
-        """Return the last issue of one position's broadcast, from all ranks' issues, ``[rank]``.
-
-        ``[rank]``, or ``[1]`` if it is the same for all.
-        """
+        """Return the last issue of one position's broadcast, ``[rank]``, from all ranks' issues, ``[rank]``."""
         if self._needed is None:
-            return np.asarray(issued_ns.max(axis=-1, keepdims=True))
+            last = np.empty_like(issued_ns)
+            last[:] = issued_ns.max(axis=-1, keepdims=True)
+            return last
         return np.asarray(issued_ns[..., self._needed[:, position]].max(axis=-1))
 
 
