@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from swtrace.diagnosis.case import Case
@@ -76,7 +76,7 @@ def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = (), ranks: Collecti
     """
     case = Case.of(facts, steps, ranks)
     found: list[tuple[Rule, Finding]] = [
-        (rule, finding) for rule in rules() if _applies(rule, case) for finding in rule.find(case)
+        (rule, _with_saving(case, finding)) for rule in rules() if _applies(rule, case) for finding in rule.find(case)
     ]
     first = [finding for rule, finding in found if rule.about <= About.PLAN]
     others = [finding for rule, finding in found if rule.about > About.PLAN]
@@ -107,6 +107,13 @@ def diagnose(observation: Observation) -> Diagnosis:
         if facts.ranks:
             said[facts.key] = verdict(facts, observation.history.get(facts.key, ()), observation.ranks)
     return Diagnosis(said, of_hosts(observation))
+
+
+def _with_saving(case: Case, finding: Finding) -> Finding:
+    """Return a finding with what its repair saves."""
+    if finding.repair is None or finding.saving is not None:
+        return finding
+    return replace(finding, saving=case.saving(finding.repair, finding.since_step))
 
 
 def _applies(rule: Rule, case: Case) -> bool:
