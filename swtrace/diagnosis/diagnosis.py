@@ -84,13 +84,29 @@ def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = (), ranks: Collecti
     return Verdict(findings[0], findings)
 
 
+def conditions(facts: SeriesFacts, steps: Sequence[StepFacts], ranks: Collection[ObservedRank]) -> tuple[Finding, ...]:
+    """Return what is wrong with a series' ranks now. Unlike a verdict, this takes little time."""
+    case = Case.of(facts, steps, ranks)
+    return tuple(
+        finding
+        for rule in rules()
+        if rule.about is About.CONDITION and _applies(rule, case)
+        for finding in rule.find(case)
+    )
+
+
+def of_hosts(observation: Observation) -> tuple[Finding, ...]:
+    """Return what is wrong with ranks and rings, whatever their series. This takes little time."""
+    return tuple(finding for rule in host_rules() for finding in rule.find(observation))
+
+
 def diagnose(observation: Observation) -> Diagnosis:
     """Return all findings."""
     said = {}
     for facts in observation.facts.series:
         if facts.ranks:
             said[facts.key] = verdict(facts, observation.history.get(facts.key, ()), observation.ranks)
-    return Diagnosis(said, tuple(finding for rule in host_rules() for finding in rule.find(observation)))
+    return Diagnosis(said, of_hosts(observation))
 
 
 def _applies(rule: Rule, case: Case) -> bool:

@@ -56,6 +56,8 @@ class Finding:
     """What a repair would take away; None if no replay can say what that saves."""
     saving: Saving | None = None
     """What this would save, once it was replayed."""
+    run_id: str = ""
+    """The run of the ranks, if the finding is about no single series."""
 
     @property
     def rank(self) -> int | None:
@@ -77,6 +79,7 @@ class Finding:
             "since_step": self.since_step,
             "evidence": list(self.evidence),
             "saving": None if self.saving is None else self.saving.to_json(),
+            "run_id": self.run_id,
         }
 
     @classmethod
