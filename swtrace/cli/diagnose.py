@@ -1,0 +1,193 @@
+"""``swtrace diagnose [FILE]``: what is wrong, who, since when, what to do, and what that would save."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from swtrace.cli.arguments import (
+    CaOption,
+    CertOption,
+    KeyOption,
+    PasswordFileOption,
+    UserOption,
+    credentials,
+    exclusive,
+    not_empty,
+    run_option,
+    wait_option,
+)
+from swtrace.cli.console import data, narration, write_json
+from swtrace.cli.exit_codes import CommandError, ExitCode
+from swtrace.cli.live import live
+from swtrace.cli.recorded import Salvage, opened
+from swtrace.cli.ring_folder import FolderOption
+
+if TYPE_CHECKING:
+    from swtrace.diagnosis.diagnosis import Diagnosis
+    from swtrace.observing import Observation, Roster
+
+_POLL_S = 0.05
+_AGAIN_S = 1.0
+"""How often ``--watch`` looks again."""
+_SHORTEST_S = 0.25
+
+
+def diagnose(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="A recording, or all parts of a rotated one. Default: the rings of this host.",
+            metavar="[FILE]",
+            show_default=False,
+            parser=not_empty("FILE", Path),
+        ),
+    ] = None,
+    *,
+    directory: FolderOption = None,
+    connect: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT,...", help="Look through daemons, one per host, instead of at local rings."),
+    ] = None,
+    run_id: Annotated[
+        str | None, run_option("Diagnose this run. Default: every run with a living rank, or else the newest.")
+    ] = None,
+    wait_s: Annotated[
+        float,
+        wait_option(
+            "Look for at most this long, until every rank has gone on and every daemon has answered. Two seconds tell "
+            "a rank that hangs from one that pauses."
+        ),
+    ] = 3.0,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep looking, and print again when something changes, until Ctrl-C.")
+    ] = False,
+    salvage: Salvage = False,
+    ca: CaOption = None,
+    user: UserOption = None,
+    password_file: PasswordFileOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything as JSON; with --watch, one document per line.")
+    ] = False,
+) -> None:
+    """Say what is wrong: which rank, since when, how sure that is, why, what to do, and what that would save.
+
+    Looks at the ranks of this host, at those of several hosts through their daemons, or at the end of a recording. It
+    affects no rank.
+
+    Exits with 0 if nothing is wrong, 5 if the worst that it finds is a warning, and 6 if something is bad. Exits with
+    1 if there is nothing to look at, or no step has finished yet.
+    """
+    from swtrace.observing import Roster
+    from swtrace.recording.replay import Replay
+
+    exclusive({"FILE": files or None, "--dir": directory, "--connect": connect})
+    if salvage and not files:
+        raise CommandError("--salvage needs a recording", ExitCode.USAGE)
+    if watch and files:
+        raise CommandError("--watch needs living ranks, not a recording", ExitCode.USAGE)
+    shown = credentials(connect, ca=ca, user=user, password_file=password_file, cert=cert, key=key)
+    if files:
+        name, roster = str(files[0]), Roster(Replay(opened(files, salvage=salvage)))
+    else:
+        name, origin = live(directory, connect, shown=shown)
+        roster = Roster(origin())
+    with roster:
+        with narration().status("looking"):
+            _look(roster, 0.0 if files else wait_s)
+        found = _diagnosed(roster.observe(), name, run_id)
+        _print(found, as_json=as_json, line=watch)
+        while watch:
+            before = found
+            deadline = time.monotonic() + _AGAIN_S
+            while roster.poll() or time.monotonic() < deadline:
+                time.sleep(_POLL_S)
+            found = _diagnosed(roster.observe(), name, run_id)
+            if _gist(found) != _gist(before):
+                _print(found, as_json=as_json, line=True, again=True)
+            else:
+                found = before
+    raise typer.Exit(_status(found))
+
+
+def _look(roster: Roster, wait_s: float) -> None:
+    """Read everything that there is; then until every living rank has gone on, and every daemon has answered."""
+    roster.drain()
+    began = time.monotonic()
+    first = _progress(roster.observe())
+    while (now := time.monotonic()) < began + wait_s:
+        seen = roster.observe(facts_every_s=wait_s)
+        moved = _progress(seen)
+        gone_on = all(first[rank] < written for rank, written in moved.items() if rank in first)
+        if gone_on and moved and seen.caught_up and not seen.silent and now >= began + _SHORTEST_S:
+            return
+        first = {**moved, **first}
+        if not roster.poll():
+            time.sleep(_POLL_S)
+
+
+def _progress(seen: Observation) -> dict[object, int]:
+    """Return how many records each living rank has written."""
+    return {rank.key: rank.ring.statistics.written for rank in seen.ranks if rank.ring.alive}
+
+
+def _diagnosed(seen: Observation, name: str, run_id: str | None) -> Diagnosis:
+    """Return the diagnosis of the chosen runs.
+
+    Raises:
+        CommandError: there is no such run, or no rank at all.
+    """
+    from swtrace.diagnosis.diagnosis import current_runs, diagnose
+
+    known = {rank.identity.run_id for rank in seen.ranks}
+    if not known and seen.silent:
+        raise CommandError(f"no answer from {', '.join(seen.silent)}; wait longer with --wait")
+    if not known and not seen.problems:
+        raise CommandError(f"no rank was found in {name}; start your model with SWTRACE=1, or name a recording")
+    if run_id is not None and run_id not in known:
+        raise CommandError(
+            f"no run {run_id!r} in {name}; known are: {', '.join(sorted(known)) or 'none'}", ExitCode.USAGE
+        )
+    return diagnose(seen.of_runs(current_runs(seen) if run_id is None else {run_id}))
+
+
+def _gist(found: Diagnosis) -> set[tuple[object, ...]]:
+    """Return what must differ for the page to be printed again: findings come, go, or get worse."""
+    from swtrace.diagnosis.finding import Level
+
+    return {
+        (key, finding.kind, finding.level, finding.ranks)
+        for key, findings in (*((key, said.findings) for key, said in found.series.items()), (None, found.of_hosts))
+        for finding in findings
+        if finding.level >= Level.WARNING and not finding.consequence_of
+    }
+
+
+def _print(found: Diagnosis, *, as_json: bool, line: bool, again: bool = False) -> None:
+    if as_json and line:
+        sys.stdout.write(json.dumps(found.to_json(), allow_nan=False) + "\n")
+        sys.stdout.flush()
+    elif as_json:
+        write_json(found.to_json())
+    else:
+        from swtrace.cli.diagnosis_text import print_diagnosis
+
+        console = data()
+        if again:
+            console.rule(time.strftime("%H:%M:%S"), style="dim")
+        print_diagnosis(found, console)
+
+
+def _status(found: Diagnosis) -> ExitCode:
+    from swtrace.diagnosis.finding import Level
+
+    if not found.judged:
+        return ExitCode.FAILED
+    return {Level.WARNING: ExitCode.FOUND_WARNING, Level.BAD: ExitCode.FOUND_BAD}.get(found.level, ExitCode.SUCCESS)

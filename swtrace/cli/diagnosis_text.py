@@ -1,0 +1,31 @@
+"""A diagnosis on the terminal or in a pipe: the page, in the colours of the other commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from swtrace.diagnosis.page import LABEL_COLUMNS, MARKS, Style, lines
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from swtrace.diagnosis.diagnosis import Diagnosis
+
+LEVEL_STYLES = {"good": "green", "note": "", "warning": "yellow", "bad": "bold red"}
+_STYLES = {Style.HEADING: "bold", Style.TEXT: "", Style.DIM: "dim"}
+
+
+def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
+    """Print the page."""
+    for line in lines(diagnosis, console.width):
+        text = Text()
+        if line.level is not None:
+            text.append(f"{MARKS[line.level]} ", LEVEL_STYLES[line.level.word])
+        elif line.text:
+            text.append(" " * 2)
+            if line.style is not Style.HEADING:
+                text.append(line.label.ljust(LABEL_COLUMNS), "dim")
+        text.append(line.text, _STYLES[line.style])
+        console.print(text, soft_wrap=True)
