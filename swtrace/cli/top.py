@@ -56,7 +56,7 @@ class ViewName(StrEnum):
     HEAT_MAP = "heatmap"
     TIMELINE = "timeline"
     WINDOWS = "windows"
-    VERDICT = "verdict"
+    DIAGNOSIS = "diagnosis"
 
 
 def top(
@@ -257,12 +257,6 @@ def _print(roster: Roster, selection: Filter, *, as_json: bool, wait_s: float) -
 def _document(seen: Picture) -> dict[str, object]:
     from swtrace.cli.summary import summarise
 
-    observation = replace(
-        seen.observation,
-        facts=replace(seen.observation.facts, series=tuple(series.facts for series in seen.series)),
-        history={series.key: series.steps for series in seen.series},
-        ranks=tuple(rank for rank in seen.observation.ranks if rank.identity.run_id == seen.run),
-    )
     return {
         "run": seen.run,
         "runs": list(seen.runs),
@@ -280,7 +274,7 @@ def _document(seen: Picture) -> dict[str, object]:
             }
             for row in seen.rows
         ],
-        "summary": summarise(observation).to_json(),
+        "summary": summarise(seen.narrowed).to_json(),
     }
 
 

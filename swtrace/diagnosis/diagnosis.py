@@ -198,8 +198,12 @@ def diagnose(observation: Observation) -> Diagnosis:
     for facts in observation.facts.series:
         if facts.ranks:
             said[facts.key] = verdict(facts, observation.history.get(facts.key, ()), observation.ranks)
-    of_hosts = tuple(finding for rule in host_rules() for finding in rule.find(observation))
-    return Diagnosis(observation, said, of_hosts)
+    return Diagnosis(observation, said, host_findings(observation))
+
+
+def host_findings(observation: Observation) -> tuple[Finding, ...]:
+    """Return the findings that are about no single series."""
+    return tuple(finding for rule in host_rules() for finding in rule.find(observation))
 
 
 def current_runs(observation: Observation) -> frozenset[str]:

@@ -15,7 +15,7 @@ from enum import Enum
 from swtrace import units
 from swtrace.diagnosis.diagnosis import Diagnosis, Trouble
 from swtrace.diagnosis.finding import NS_PER_S, Finding, Level
-from swtrace.ledger.facts import SeriesKey
+from swtrace.ledger.facts import SeriesFacts, SeriesKey
 from swtrace.trace.identity import RankKey
 
 MARKS = {Level.GOOD: "✓", Level.NOTE: "·", Level.WARNING: "▲", Level.BAD: "■"}
@@ -137,7 +137,7 @@ class _Page:
             yield Line(finding.advice, label="to do")
         if gain(finding):
             yield Line(gain(finding), label="gain")
-        yield from _listed("effects", [_brief(effect.sentence) for effect in trouble.effects], Style.DIM)
+        yield from _listed("shows as", [_brief(effect.sentence) for effect in trouble.effects], Style.DIM)
 
     def _prefix(self, keys: Sequence[SeriesKey]) -> str:
         """Return the run and the series of a finding, where there are several."""
@@ -167,15 +167,17 @@ class _Page:
         parts = (
             units.listed("run", list(runs)),
             f"{units.counted(len(seen.ranks), 'rank')} on {where}",
-            ", ".join(f"{_steps(each.steps)} of {_named(each.key)}" for each in facts),
+            ", ".join(map(_covered, facts)),
             time.strftime("until %Y-%m-%d %H:%M:%S", time.localtime(taken_ns / NS_PER_S)) if taken_ns else "",
             f"read from {', '.join(origin.name for origin in seen.origins)}",
         )
         yield Line("; ".join(filter(None, parts)), Style.DIM, label="looked at")
 
 
-def _steps(number: int) -> str:
-    return f"the last {units.counted(number, 'step')}" if number else "no step"
+def _covered(facts: SeriesFacts) -> str:
+    info = facts.ranks[0].info
+    steps = f"the last {units.counted(facts.steps, 'step')}" if facts.steps else "no step"
+    return f"{steps} of {facts.key.name} ({info.extent}, {info.sharing})"
 
 
 def _named(key: SeriesKey) -> str:

@@ -33,7 +33,7 @@ def overview(seen: Picture, width: int) -> str:
     """Return the overview as plain text, ``width`` columns wide; without ranks, return what to do next."""
     if not seen.rows:
         return "".join(f"{'    ' if kind == 'command' else ''}{text}\n" for kind, text in advice(seen, screen=False))
-    scene = Scene(seen, MONO, {series.key: series.verdict for series in seen.series})
+    scene = Scene(seen, MONO, seen.diagnosis)
     lines = Overview().draw(scene, width, len(seen.rows) + len(seen.hosts) + _CHARTS)
     text = "\n".join(strip.text.rstrip() for strip in lines).rstrip() + "\n"
     others = [run for run in seen.runs if run != seen.run]
