@@ -44,7 +44,7 @@ class Rendezvous:
     """
 
     def __init__(self, kind: str, ranks: int, source: _Int) -> None:
-        self._ranks = ranks
+        self._ranks, self._source = ranks, source
         self._needed: _Int | None = None
         if kind in _NEEDED:
             by_distance = _NEEDED[kind](ranks)
@@ -125,6 +125,16 @@ class Rendezvous:
         for which in np.moveaxis(needed, 2, 0):
             other = which.reshape(-1)[of_position]
             yield other, issued[first + other * layers]
+
+    def passes(self, ranks: _Bool) -> _Bool:
+        """Return which transfers go to some ranks, or through them on their way: ``[rank, position]`` from ``[rank]``.
+
+        A rank that passes bytes on is done only when its receivers are, so a transfer to it goes through them, too.
+        """
+        if self._needed is None:
+            return np.broadcast_to(ranks[:, np.newaxis], (self._ranks, len(self._source)))
+        through = ranks[self._needed] & (self._needed != self._source[:, np.newaxis])
+        return np.asarray(through.any(axis=2), np.bool_)
 
     def last_issue_at(self, position: int, issued_ns: _Int) -> _Int:
         """Return the last issue of one position's broadcast, ``[rank]``, from all ranks' issues, ``[rank]``."""

@@ -31,7 +31,8 @@ class Contention:
     """How transfers and computes of a group slow each other down."""
 
     compute: _Float
-    """``[rank]``: how much longer compute takes for each ns that a transfer of the rank is under way."""
+    """``[rank]`` or ``[step, rank]``: how much longer compute takes for each ns that a transfer of the rank is under
+    way."""
     slowdown: float
     """How much longer a transfer takes while its receiver computes, as a share of its time otherwise."""
     crowding: float

@@ -12,7 +12,7 @@ and then carried out; ``docs/planning.md`` has the figures.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -56,7 +56,7 @@ not compute what the model computes, so there is another contention."""
 _OF_HALVES = 2**-0.5
 """How much less two runs differ than the two halves of one of them."""
 _MOVES = {BROADCAST: "broadcast", PULL: "copy"}
-_NORMAL = 1.645
+NORMAL = 1.645
 """Standard deviations on both sides of a normal distribution's mean that hold 90 % of it."""
 OVERHEAD_NS = {BROADCAST: 60_000.0, PULL: 12_000.0}
 """What sharing a layer costs its rank's forward besides stalls, mostly the call that issues a transfer, if no profile
@@ -89,6 +89,21 @@ class Forecast:
     stall_ns: Interval
     """Mean per step, on the most stalled rank."""
     slack_per_wait_ns: float
+
+
+@dataclass(frozen=True, slots=True)
+class Otherwise:
+    """What steps would have taken if something had been different, in ns; ``[step, rank]``."""
+
+    measured_ns: _Float
+    replayed_ns: _Float
+    """What the replay of the run itself gives."""
+    changed_ns: Sequence[_Float | None]
+    """For each change, without the errors that the replay of the run itself makes; None if it is unknown."""
+
+
+Change = Callable[[Workload, Settings], tuple[Workload, Settings] | None]
+"""What to change about steps: from what was measured, and the settings of the run, to what to replay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +183,7 @@ class Planner:
         info = infos[0]
         overhead = _overhead_ns(info.family, profile, info.layer_bytes)
         contention = None
-        if _on_device(info):  # work there does not wait for a core
+        if on_device(info):  # work there does not wait for a core
             contention = _probed_contention(info.family, profile)
         workloads = [measure(run, info, overhead_ns=overhead, contention=contention) for run in runs]
         return cls(info, workloads, profile, scale_compute, bandwidth)
@@ -246,6 +261,36 @@ class Planner:
             errors.append(float(blocks.std(ddof=1) / np.sqrt(len(blocks)) / longest.mean()))
         return 2**0.5 * max(errors)  # of the run that is predicted, too
 
+    # ---- the same run with something changed -------------------------------------------------
+
+    def otherwise(self, changes: Sequence[Change]) -> Iterator[Otherwise]:
+        """Return what the steps would have taken if something had been different, for ranks that run them together."""
+        for workload in self._workloads:
+            settings = self._settings_for(self.measured.candidate, workload)
+            changed = [change(workload, settings) for change in changes]
+            variants = [(workload, settings), *filter(None, changed)]
+            found = replay(
+                workload.followed_by([each for each, _ in variants[1:]]),
+                replace(
+                    settings,
+                    moving=np.concatenate([of.moving for _, of in variants]),
+                    contention=replace(
+                        settings.contention,
+                        compute=np.concatenate(
+                            [np.broadcast_to(of.contention.compute, workload.step_ns.shape) for _, of in variants]
+                        ),
+                    ),
+                ),
+                runs=len(variants),
+            )
+            own, *others = np.split(found.step_ns, len(variants))
+            measured, other = workload.step_ns[-len(own) :], iter(others)
+            yield Otherwise(
+                measured,
+                own,
+                [None if each is None else np.maximum(0.0, measured + next(other) - own) for each in changed],
+            )
+
     # ---- the guard ---------------------------------------------------------------------------
 
     @cached_property
@@ -320,9 +365,9 @@ class Planner:
     def _contention(self, family: str, workload: Workload) -> Contention:
         """Return how transfers and computes slow each other down: as measured, or as probed if the run had none."""
         if family == self._info.family:
-            return Contention.like(workload.contention, family, on_device=_on_device(self._info))
+            return Contention.like(workload.contention, family, on_device=on_device(self._info))
         compute = np.full(len(workload.ranks), _probed_contention(family, self._profile))
-        guess = Contention.like(compute, family, on_device=_on_device(self._info))
+        guess = Contention.like(compute, family, on_device=on_device(self._info))
         nbytes = self._info.layer_bytes
         return Contention(
             compute,
@@ -387,7 +432,7 @@ class Planner:
         return ""
 
 
-def _on_device(info: SeriesInfo) -> bool:
+def on_device(info: SeriesInfo) -> bool:
     """Return whether transfers and computes are work on a device."""
     return info.clock == Clock.DEVICE.name.lower()
 
@@ -410,7 +455,7 @@ def memory_bytes(info: SeriesInfo, candidate: Candidate) -> int:
 
 def _spread(*parts: float) -> float:
     """Return half of the width of an interval, from the standard deviations of independent parts."""
-    return _NORMAL * math.hypot(*parts)
+    return NORMAL * math.hypot(*parts)
 
 
 def _own_settings(info: SeriesInfo) -> Candidate:

@@ -1,31 +1,59 @@
-"""What a repair would save: the recent steps, replayed without what it takes away."""
+"""What repairing a trouble would save: the recent steps, replayed without it.
+
+The planner (:mod:`~swtrace.ledger.planning.planner`) replays the steps twice at once: as they were, and with one thing
+changed. The ranks in trouble then compute, enter or transfer like the others. So the result holds whatever the pattern
+of the trouble: a constant one, one in every seventh step, or one in some layers only.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from swtrace.ledger.facts import StepFacts
+from swtrace.ledger.planning.planner import NORMAL, Otherwise, Planner, on_device
+from swtrace.ledger.planning.replay import Settings
+from swtrace.ledger.planning.workload import Workload
+from swtrace.ledger.rendezvous import Rendezvous
+
+_Float = npt.NDArray[np.float64]
+_Bool = npt.NDArray[np.bool_]
+
+MOST_MISSED = 0.1
+"""If the replay of the run itself misses its step time by more than this share, no saving is stated."""
+_SHORTEST = 0.1
+"""Share of a step's compute that remains at least when delays are taken out."""
+_DOUBT = 0.1
+"""Standard deviation of a saving, as a share of it ..."""
+_DOUBT_OF_STEP = 0.005
+"""... and of step time, on top."""
 
 
 class Part(StrEnum):
-    """What a repair takes away."""
+    """What is repaired."""
 
     COMPUTE = "compute"
-    """These ranks compute like the others' median, in each step."""
+    """These ranks compute like the others."""
     DELAY = "delay"
-    """These ranks never wait for a core."""
+    """They never wait for a core."""
     ENTRY = "entry"
-    """These ranks enter each step with the others."""
+    """They enter steps with the others."""
     LINK = "link"
-    """Transfers to these ranks take what those to the others take."""
+    """Transfers to them take what transfers to the others take."""
     SOURCE = "source"
-    """Transfers from these ranks take what those from the others take."""
+    """Transfers from them take what transfers from the others take."""
     CHANNEL = "channel"
-    """Transfers take no time: the most that a faster transport can give."""
+    """No transfer takes time, whoever receives it: more than any faster transport can give."""
 
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """What is repaired."""
+    """What to repair, and on which ranks."""
 
     part: Part
     ranks: tuple[int, ...] = ()
@@ -34,7 +62,7 @@ class Repair:
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """A share of step time, with a 90 % interval."""
+    """What a repair saves, as shares of the mean step time of the slowest rank; an interval for 90 %."""
 
     share: float
     low: float
@@ -43,3 +71,150 @@ class Saving:
     def to_json(self) -> dict[str, float]:
         """Return plain values."""
         return asdict(self)
+
+
+def saving(steps: Sequence[StepFacts], repair: Repair) -> Saving | None:
+    """Return what a repair would have saved in these steps, see :func:`savings`."""
+    return savings(steps, [repair])[0]
+
+
+def savings(steps: Sequence[StepFacts], repairs: Sequence[Repair]) -> list[Saving | None]:
+    """Return what each repair alone would have saved.
+
+    In a pull series, whose ranks do not wait for each other, it is that of the rank that gains most.
+
+    Args:
+        steps: Steps of one series, oldest first, since the trouble began.
+        repairs: What to repair.
+
+    Returns:
+        None where it is unknown: there are not enough consecutive steps that are complete
+        (:meth:`~swtrace.ledger.planning.planner.Planner.of`), the replay misses the run itself, or no other rank shows
+        how long something takes on a healthy one.
+    """
+    planner = Planner.of(steps)
+    found: list[list[Saving]] = [[] for _ in repairs]
+    for group in planner.otherwise([_Mended(repair) for repair in repairs]) if planner is not None else ():
+        for number, changed_ns in enumerate(group.changed_ns):
+            saved = None if changed_ns is None else _saving(group, changed_ns)
+            found[number] += [] if saved is None else [saved]
+    return [max(each, key=lambda one: one.share, default=None) for each in found]
+
+
+def _saving(found: Otherwise, changed_ns: _Float) -> Saving | None:
+    """Return what a repair saved ranks that run their steps together."""
+    measured, replayed = found.measured_ns.mean(axis=0), found.replayed_ns.mean(axis=0)
+    missed = abs(float(replayed.max() / measured.max()) - 1)
+    if missed > MOST_MISSED:
+        return None
+    share = max(0.0, 1 - float(changed_ns.mean(axis=0).max() / measured.max()))
+    spread = NORMAL * math.hypot(_DOUBT * share, _DOUBT_OF_STEP, missed * share)
+    return Saving(share, max(0.0, share - spread), min(1.0, share + spread))
+
+
+@dataclass(frozen=True, slots=True)
+class _Mended:
+    """A repair of steps that are replayed."""
+
+    repair: Repair
+
+    def __call__(self, workload: Workload, settings: Settings) -> tuple[Workload, Settings] | None:
+        """Return what to replay; None if the steps do not show what the repair gives."""
+        part, ranks = self.repair.part, self.repair.ranks or workload.ranks
+        mended, from_them = np.isin(workload.ranks, ranks), np.isin(settings.source, ranks)
+        if part is Part.CHANNEL:
+            return workload, replace(settings, moving=0.0 * settings.moving)
+        if part is Part.DELAY:
+            return _undelayed(workload, settings, mended) if mended.any() and not on_device(workload.info) else None
+        compared = from_them if part is Part.SOURCE else mended
+        if compared.all() or not compared.any():
+            return None
+        if part is Part.COMPUTE:
+            return _computing_alike(workload, settings, mended)
+        if part is Part.ENTRY:
+            return _entering_together(workload, mended), settings
+        alike = (
+            _sent_alike(settings.moving, from_them)
+            if part is Part.SOURCE
+            else _linked_alike(workload, settings, mended)
+        )
+        return workload, replace(settings, moving=alike)
+
+
+def _computing_alike(workload: Workload, settings: Settings, mended: _Bool) -> tuple[Workload, Settings]:
+    """Let ranks compute like the others in each stretch, and be slowed down by transfers like the others."""
+    parts = _at_most_others(workload.parts, mended)
+    contention = np.broadcast_to(settings.contention.compute, workload.step_ns.shape)
+    alike = replace(settings.contention, compute=_at_most_others(contention, mended))
+    return _with_parts(workload, parts), replace(settings, contention=alike)
+
+
+def _undelayed(workload: Workload, settings: Settings, mended: _Bool) -> tuple[Workload, Settings]:
+    """Take each step's delay out of its compute, and let transfers slow none of it down."""
+    parts = workload.parts
+    whole = parts.sum(axis=2)
+    left = np.maximum(_SHORTEST, 1 - workload.delay / np.maximum(1.0, whole))
+    shorter = np.where(mended, left, 1.0)[:, :, np.newaxis] * parts
+    contention = np.where(mended, 0.0, np.broadcast_to(settings.contention.compute, whole.shape))
+    return _with_parts(workload, shorter), replace(
+        settings, contention=replace(settings.contention, compute=contention)
+    )
+
+
+def _entering_together(workload: Workload, mended: _Bool) -> Workload:
+    """Let ranks begin steps, and arrive at their first shared layer, no later than the others."""
+    parts = workload.parts
+    parts[:, :, :1] = _at_most_others(parts[:, :, :1], mended)
+    return replace(
+        _with_parts(workload, parts),
+        skew=_at_most_others(workload.skew, mended),
+        gap=_at_most_others(workload.gap, mended),
+    )
+
+
+def _linked_alike(workload: Workload, settings: Settings, mended: _Bool) -> _Float:
+    """Let transfers to ranks take what the same ones to other ranks take.
+
+    In a tree, transfers to ranks that pass bytes on to a mended rank, or receive them from it, are as late. If a
+    transfer has no other receiver, all transfers of the step to other ranks say what it takes.
+    """
+    ranks = len(workload.ranks)
+    late = np.repeat(mended[:, np.newaxis], len(settings.source), axis=1)
+    if ranks == len(workload.info.group_ranks):
+        late |= Rendezvous(settings.rendezvous, ranks, settings.source).passes(mended)
+    others = np.where(late, np.nan, settings.moving)
+    return _at_most(settings.moving, _median(others, (1,)), _median(others, (1, 2)), where=late)
+
+
+def _sent_alike(moving: _Float, from_them: _Bool) -> _Float:
+    """Let transfers from ranks take what those from other ranks to the same receiver take, or else to any."""
+    others = np.where(from_them, np.nan, moving)
+    return _at_most(moving, _median(others, (2,)), _median(others, (1, 2)), where=from_them)
+
+
+def _with_parts(workload: Workload, parts: _Float) -> Workload:
+    first = workload.curve[:, :, :1]
+    return replace(workload, curve=np.concatenate((first, first + parts.cumsum(axis=2)), axis=2))
+
+
+def _at_most_others(values: _Float, mended: _Bool) -> _Float:
+    """Limit some ranks' values, ``[step, rank, ...]``, to the median of the other ranks'."""
+    others = np.median(values[:, ~mended], axis=1, keepdims=True)
+    return np.where(mended.reshape(-1, *[1] * (values.ndim - 2)), np.minimum(values, others), values)
+
+
+def _at_most(values: _Float, *limits: _Float, where: _Bool) -> _Float:
+    """Limit some values to the first limit that is known."""
+    limit = limits[0]
+    for other in limits[1:]:
+        limit = np.where(np.isnan(limit), other, limit)
+    return np.where(where & ~np.isnan(values), np.fmin(values, limit), values)
+
+
+def _median(values: _Float, axes: tuple[int, ...]) -> _Float:
+    """Return the median of values that are not NaN, with axes of length 1; NaN if there are none."""
+    kept = [axis for axis in range(values.ndim) if axis not in axes]
+    ordered = np.sort(values.transpose(*kept, *axes).reshape(*(values.shape[axis] for axis in kept), -1), axis=-1)
+    count = np.isfinite(ordered).sum(axis=-1, keepdims=True)
+    middle = np.maximum(0, np.concatenate(((count - 1) // 2, count // 2 - (count == 0)), axis=-1))
+    return np.expand_dims(np.take_along_axis(ordered, middle, axis=-1).mean(axis=-1), axes)

@@ -30,7 +30,7 @@ _ENOUGH = 0.1
 """Share of the compute that must overlap with transfers to show it."""
 _KEPT = 0.1
 """Share of a measured stretch of compute that remains at least when contention is taken out."""
-_BY_STEP_AND_RANK = "curve", "skew", "gap", "moving", "computing", "beside", "step_ns", "stall_ns"
+_BY_STEP_AND_RANK = "curve", "skew", "gap", "moving", "computing", "beside", "overlap", "delay", "step_ns", "stall_ns"
 """Arrays of a workload that begin with these two axes."""
 
 
@@ -65,6 +65,11 @@ class Workload:
     """What a wait that did not stall took."""
     contention: _Float
     """``[rank]``: how much longer compute takes for each ns that a transfer of the rank is under way."""
+    overlap: _Float
+    """``[step, rank, stretch]``: for how long transfers of the rank were under way in each stretch of compute between
+    two knots."""
+    delay: _Float
+    """``[step, rank]``: how long the rank waited for a core while it computed, beyond its contention."""
     step_ns: _Float
     """``[step, rank]``: begin to end."""
     stall_ns: _Float
@@ -78,6 +83,16 @@ class Workload:
     def part(self, steps: slice) -> Workload:
         """Return some of the steps."""
         return replace(self, **{name: getattr(self, name)[steps] for name in _BY_STEP_AND_RANK})
+
+    def followed_by(self, others: Sequence[Workload]) -> Workload:
+        """Return these steps and then those of others like it, for a replay of several runs at once."""
+        joined = {name: np.concatenate([getattr(each, name) for each in (self, *others)]) for name in _BY_STEP_AND_RANK}
+        return replace(self, **joined)
+
+    @property
+    def parts(self) -> _Float:
+        """``[step, rank, stretch]``: compute between each knot and the one before."""
+        return np.diff(self.curve, axis=2)
 
     def scaled(self, factor: float) -> Workload:
         """Return the same steps with computes that take ``factor`` times as long."""
@@ -185,9 +200,7 @@ def measure(
 
     computing, others = meanwhile(started, ready, stretches)
 
-    parts = np.empty((*to_reach.shape[:2], 2 * len(shared) + 2))
-    parts[:, :, 0] = 0.0
-    parts[:, :, 1:-1:2], parts[:, :, 2:-1:2], parts[:, :, -1] = to_reach, to_linear, tail[:, :, 0]
+    overlap = _in_order(*overlaps)
     linear_at = _linear_at(to_reach, to_linear, tail, shared, info.stack_layers)
     knots = np.empty(2 * len(shared) + 2)
     knots[0], knots[-1] = 0.0, info.stack_layers
@@ -198,7 +211,7 @@ def measure(
         info=info,
         ranks=ranks,
         shared=shared,
-        curve=parts.cumsum(axis=2),
+        curve=np.pad(_in_order(to_reach, to_linear, tail).cumsum(axis=2), ((0, 0), (0, 0), (1, 0))),
         knots=knots,
         linear_at=linear_at,
         skew=begin - begin.min(axis=1, keepdims=True),
@@ -209,9 +222,17 @@ def measure(
         wake=wake[held & receiver],
         passed=float(np.median(passed)) if passed.size else 0.0,
         contention=contended,
+        overlap=overlap,
+        delay=np.maximum(0.0, run_delay - wake.sum(axis=2) - contended * overlap.sum(axis=2)),
         step_ns=end - begin,
         stall_ns=stall.sum(axis=2),
     )
+
+
+def _in_order(to_reach: _Float, to_linear: _Float, tail: _Float) -> _Float:
+    """Return the stretches of compute in the order of the knots, ``[step, rank, stretch]``."""
+    between = np.stack((to_reach, to_linear), axis=3).reshape(*to_reach.shape[:2], -1)
+    return np.concatenate((between, tail), axis=2)
 
 
 def _linear_at(to_reach: _Float, to_linear: _Float, tail: _Float, shared: Sequence[int], stack_layers: int) -> float:
