@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from swtrace.daemon.exemplars import BucketExemplars, WaitExemplar
+from swtrace.daemon.findings import CurrentFindings, labels_of
 from swtrace.daemon.labels import Labelling, Labels
 from swtrace.daemon.snapshot import ExportOutcome, Health, Snapshot, WatchedSource, watched_sources
 from swtrace.ledger.alignment import AlignedClock
@@ -204,6 +205,11 @@ class UntracedRow(MetricRow):
 @dataclass(frozen=True, slots=True)
 class RefusedRow(MetricRow):
     """A linear that was requested but is not shared."""
+
+
+@dataclass(frozen=True, slots=True)
+class FindingRow(MetricRow):
+    """A finding about a rank or a series, or about neither."""
 
 
 Rows = Mapping[type[MetricRow], list[MetricRow]]
@@ -465,6 +471,13 @@ _DECLARED = (
     ),
     Metric(
         "gauge",
+        "swtrace_finding",
+        FindingRow,
+        lambda _: 1,
+        "1 while a rule finds what its kind says about the rank or series. Without it, there is no sample.",
+    ),
+    Metric(
+        "gauge",
         "swtrace_rank_up",
         RingRow,
         lambda row: row.rank.ring.alive,
@@ -644,6 +657,7 @@ class SnapshotCollector(Collector):
         self._health = health
         self._exports = exports
         self._labelling = Labelling()
+        self._findings = CurrentFindings()
         self._assigning = threading.Lock()
 
     def collect(self) -> Iterable[Family]:
@@ -665,6 +679,8 @@ class SnapshotCollector(Collector):
             return
         with self._assigning:  # A scrape and an export may come at once.
             ranks = self._labelling.assign(snapshot.observation.ranks, hosts=snapshot.watched is not None)
+            found = labels_of(self._findings.of(snapshot.observation), ranks, snapshot.observation)
+        yield from map(FindingRow, found)
         yield from (WatchedRow({"source": source.name}, source) for source in watched_sources(snapshot))
         # Every peer reports an untraced rank; one sample is enough.
         for untraced in {tuple(labels.items()): labels for rank in ranks for labels in rank.untraced()}.values():

@@ -12,6 +12,7 @@ from swtrace.diagnosis.finding import NS_PER_S, Finding, Level
 from swtrace.diagnosis.rule import About, Needs, Rule
 from swtrace.diagnosis.rules import host_rules, rules
 from swtrace.ledger.facts import SeriesFacts, SeriesKey, StepFacts
+from swtrace.ledger.planning.repair import Saving, savings
 from swtrace.observing.observation import Observation, ObservedRank
 
 _HIDES = ("hidden", "partly_hidden", "stalled")
@@ -49,7 +50,7 @@ class Trouble:
     @property
     def run_id(self) -> str | None:
         """The run, if it is about one."""
-        return self.keys[0].run_id if self.keys else None
+        return self.keys[0].run_id if self.keys else self.finding.run_id or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Diagnosis:
             for finding in findings:
                 if finding.level >= Level.WARNING and not finding.consequence_of:
                     which = finding.kind if key is not None and finding.ranks else finding.sentence
-                    run_id = "" if key is None else key.run_id
+                    run_id = finding.run_id if key is None else key.run_id
                     found.setdefault((run_id, which, finding.ranks), []).append((finding, key))
         troubles = []
         for each in found.values():
@@ -192,18 +193,49 @@ def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = (), ranks: Collecti
     return Verdict(findings[0], findings)
 
 
+def conditions(facts: SeriesFacts, steps: Sequence[StepFacts], ranks: Collection[ObservedRank]) -> tuple[Finding, ...]:
+    """Return what is wrong with a series' ranks now. Unlike a verdict, this takes little time."""
+    case = Case.of(facts, steps, ranks)
+    return tuple(
+        finding
+        for rule in rules()
+        if rule.about is About.CONDITION and _applies(rule, case)
+        for finding in rule.find(case)
+    )
+
+
+def of_hosts(observation: Observation) -> tuple[Finding, ...]:
+    """Return what is wrong with ranks and rings, whatever their series. This takes little time."""
+    return tuple(finding for rule in host_rules() for finding in rule.find(observation))
+
+
 def diagnose(observation: Observation) -> Diagnosis:
     """Return all findings."""
     said = {}
     for facts in observation.facts.series:
         if facts.ranks:
             said[facts.key] = verdict(facts, observation.history.get(facts.key, ()), observation.ranks)
-    return Diagnosis(observation, said, host_findings(observation))
+    return with_savings(Diagnosis(observation, said, of_hosts(observation)))
 
 
-def host_findings(observation: Observation) -> tuple[Finding, ...]:
-    """Return the findings that are about no single series."""
-    return tuple(finding for rule in host_rules() for finding in rule.find(observation))
+def with_savings(diagnosis: Diagnosis) -> Diagnosis:
+    """Return the diagnosis with what each repair would save. Replaying the steps takes up to a second."""
+    history = diagnosis.observation.history
+    return replace(
+        diagnosis, series={key: _with_savings(said, history.get(key, ())) for key, said in diagnosis.series.items()}
+    )
+
+
+def _with_savings(said: Verdict, steps: Sequence[StepFacts]) -> Verdict:
+    saved: dict[int, Saving | None] = {}
+    to_repair = [finding for finding in said.findings if finding.repair is not None]
+    for since in dict.fromkeys(finding.since_step for finding in to_repair):
+        together = [finding for finding in to_repair if finding.since_step == since]
+        troubled = [step for step in steps if since is None or step.step >= since]
+        repairs = [finding.repair for finding in together if finding.repair is not None]
+        saved.update(zip(map(id, together), savings(troubled, repairs), strict=True))
+    findings = tuple(replace(finding, saving=saved.get(id(finding))) for finding in said.findings)
+    return Verdict(findings[0], findings)
 
 
 def current_runs(observation: Observation) -> frozenset[str]:

@@ -58,6 +58,8 @@ class Finding:
     """What this would save, once it was replayed."""
     consequence_of: str = ""
     """The kind of the finding about the same series that explains this one; empty if none does."""
+    run_id: str = ""
+    """The run of the ranks, if the finding is about no single series."""
 
     @property
     def rank(self) -> int | None:
@@ -80,6 +82,7 @@ class Finding:
             "evidence": list(self.evidence),
             "saving": None if self.saving is None else self.saving.to_json(),
             "consequence_of": self.consequence_of,
+            "run_id": self.run_id,
         }
 
     @classmethod

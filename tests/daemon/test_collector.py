@@ -61,7 +61,9 @@ def test_names_types_and_labels_are_the_documented_ones(run: RecordedRun, client
         several = "source" in labels or name.startswith("swtrace_clock_")  # none here
         assert bool(families[name].samples) != several, name
         for sample in families[name].samples:
-            assert set(sample.labels) - {"le"} == labels, sample
+            missing = labels - set(sample.labels)
+            assert set(sample.labels) - {"le"} == labels - missing, sample
+            assert not missing or name == "swtrace_finding", sample  # not every finding is about a rank or a series
 
 
 def test_documentation_lists_every_metric_and_no_other() -> None:
@@ -379,7 +381,7 @@ def test_empty_folder_still_has_the_daemons_own_metrics(tmp_path: Path) -> None:
 
 
 def test_an_untraced_rank_is_told_by_its_peers_once(tmp_path: Path) -> None:
-    """If two ranks report a third as untraced, one sample has its number and the reason, and no other metric has it."""
+    """If two ranks report a third as untraced, one sample has its number and the reason, and so has one finding."""
     untraced = (UntracedRank(2, "cannot make a ring: No space left on device"),)
     recorders = [Recorder.create(tmp_path, identity("run-1", rank)) for rank in range(2)]
     for rank, recorder in enumerate(recorders):
@@ -391,8 +393,10 @@ def test_an_untraced_rank_is_told_by_its_peers_once(tmp_path: Path) -> None:
     reason = "cannot make a ring: No space left on device"
     assert sample.labels == {"rank": "2", "series": "self_attn.o_proj", "reason": reason}
     assert sample.value == 1
-    others = {s.labels["rank"] for f in families.values() for s in f.samples if s is not sample and "rank" in s.labels}
-    assert others == {"0", "1"}
+    (finding,) = (s for s in families["swtrace_finding"].samples if s.labels["kind"] == "untraced")
+    assert finding.labels == {"rank": "2", "series": "self_attn.o_proj", "kind": "untraced", "severity": "warning"}
+    others = {s.labels.get("rank") for f in families.values() for s in f.samples if s not in (sample, finding)}
+    assert others - {None} == {"0", "1"}
     assert described["series"][0]["untraced"] == [{"rank": 2, "reason": reason}]
     for recorder in recorders:
         recorder.close()

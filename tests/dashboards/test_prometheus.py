@@ -96,7 +96,7 @@ def test_every_alert_says_what_to_do() -> None:
 def test_prometheus_starts_with_the_very_files_and_flags(tmp_path: Path) -> None:
     """Prometheus starts with compose's command line and files, except targets, loads all rules and keeps exemplars."""
     with prometheus(tmp_path, ["127.0.0.1:1"]) as server:
-        assert len(server.rules()) == 25
+        assert len(server.rules()) == 27
         assert server.get("status/flags")["enable-feature"] == "exemplar-storage"
         eventually(lambda: _looked_up(server), "the targets")
 

@@ -387,7 +387,7 @@ def test_every_alert_finds_its_trouble(wall: Wall) -> None:
     job that share linears of one name, all would have to be, and one here misses its plan.
     """
     loaded = {rule["name"]: rule for rule in wall.prometheus.rules() if rule["type"] == "alerting"}
-    assert len(loaded) == 16
+    assert len(loaded) == 18
     assert {name for name, rule in loaded.items() if rule["health"] != "ok"} == set()
     assert _alerts_seen(wall.prometheus) == TROUBLES
     summaries = [alert["annotations"]["summary"] for rule in loaded.values() for alert in rule["alerts"]]

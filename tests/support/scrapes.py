@@ -47,6 +47,7 @@ NAMES = {
     "swtrace_planned_stall_ratio": ("gauge", {"rank", "series", "kind"}),
     "swtrace_prefetch_step": ("gauge", {"rank", "series", "kind"}),
     "swtrace_series_bytes": ("gauge", {"rank", "series", "kind"}),
+    "swtrace_finding": ("gauge", {"rank", "series", "kind", "severity"}),
     "swtrace_rank_up": ("gauge", {"rank"}),
     "swtrace_rank_info": (
         "gauge",

@@ -23,7 +23,7 @@ from textual.screen import Screen
 from textual.widgets import ContentSwitcher
 from textual.worker import get_current_worker
 
-from swtrace.diagnosis.diagnosis import Diagnosis
+from swtrace.diagnosis.diagnosis import Diagnosis, with_savings
 from swtrace.errors import SettingsError
 from swtrace.observing import Link, Observation, Roster
 from swtrace_tui.actions import ACTIONS, DIAGNOSIS, HEAT_MAP, OVERVIEW, TIMELINE, VIEWS, WINDOWS, Action, bindings
@@ -270,19 +270,18 @@ class TopApp(App[None]):
             self._diagnose(self._observation, self._selection)
 
     def _diagnose(self, observation: Observation, selection: Filter) -> None:
+        work = partial(self._judged, observation, selection, savings=self.view == DIAGNOSIS)
         # Without the decorator, which would build a description from the arguments' reprs.
-        self.run_worker(
-            partial(self._judged, observation, selection), thread=True, exclusive=True, description="diagnosis"
-        )
+        self.run_worker(work, thread=True, exclusive=True, description="diagnosis")
 
-    def _judged(self, observation: Observation, selection: Filter) -> None:
+    def _judged(self, observation: Observation, selection: Filter, *, savings: bool) -> None:
         worker, before = get_current_worker(), time.thread_time()
         shown = picture(observation, selection)
         for series in shown.series:
             if worker.is_cancelled:
                 return
             _ = series.verdict  # which keeps it
-        diagnosis = shown.diagnosis
+        diagnosis = with_savings(shown.diagnosis) if savings else shown.diagnosis
         self._judge_at = time.monotonic() + _JUDGE_REST * (time.thread_time() - before)
         self.post_message(self.Judged(selection, diagnosis))
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from swtrace import units
 from swtrace.diagnosis.case import judged_steps
-from swtrace.diagnosis.diagnosis import Diagnosis, Verdict, host_findings, verdict
+from swtrace.diagnosis.diagnosis import Diagnosis, Verdict, of_hosts, verdict
 from swtrace.diagnosis.finding import Finding
 from swtrace.ledger.alignment import AlignedClock
 from swtrace.ledger.comparison import covers, plan_of
@@ -303,9 +303,7 @@ class Picture:
     @cached_property
     def diagnosis(self) -> Diagnosis:
         """What is wrong with it."""
-        return Diagnosis(
-            self.narrowed, {series.key: series.verdict for series in self.series}, host_findings(self.narrowed)
-        )
+        return Diagnosis(self.narrowed, {series.key: series.verdict for series in self.series}, of_hosts(self.narrowed))
 
     @cached_property
     def focus(self) -> SeriesView | None:

@@ -85,26 +85,29 @@ class OtherPrefetchStep(Rule):
 
 
 class EffectivePrefetchStep(Rule):
-    """A rank that issues broadcasts fewer layers ahead than configured."""
+    """Ranks that issue broadcasts fewer layers ahead than configured."""
 
     kinds = ("effective_prefetch_step",)
     about = About.CAUSE
     explains = ("stalled", "partly_hidden", "worst_layer")
 
     def find(self, case: Case) -> Iterator[Finding]:
-        """Yield a finding about the first such rank."""
+        """Yield one finding about all ranks with the same two prefetch steps."""
         facts = case.facts
+        found: dict[tuple[int, int], list[int]] = {}
         for rank in facts.ranks:
             effective, configured = rank.effective_prefetch_step, rank.info.prefetch_step
             if effective is not None and effective != configured:
-                ahead = units.counted(effective, rank.info.layer_term)
-                yield Finding(
-                    "effective_prefetch_step",
-                    Level.BAD,
-                    f"Rank {facts.named(rank.rank.rank)} issues some {facts.moves} {ahead} ahead instead of the "
-                    f"configured {configured}.",
-                    {"effective": effective, "configured": configured},
-                    ranks=(rank.rank.rank,),
-                    advice="Register the layers in the order in which the forward reaches them.",
-                )
-                return
+                found.setdefault((effective, configured), []).append(rank.rank.rank)
+        for (effective, configured), ranks in found.items():
+            ahead = units.counted(effective, facts.ranks[0].info.layer_term)
+            yield Finding(
+                "effective_prefetch_step",
+                Level.BAD,
+                f"{units.listed('Rank', [facts.named(rank) for rank in ranks])} "
+                f"{'issues' if len(ranks) == 1 else 'issue'} some {facts.moves} {ahead} ahead instead of the configured "
+                f"{configured}.",
+                {"effective": effective, "configured": configured},
+                ranks=tuple(ranks),
+                advice="Register the layers in the order in which the forward reaches them.",
+            )

@@ -34,6 +34,7 @@ class RecordsLost(HostRule):
                 "includes them.",
                 {"lost": lost, "damaged": damaged, "written": written},
                 ranks=tuple(rank.identity.rank for rank in ranks),
+                run_id=run_id,
                 evidence=(f"These ranks have written {units.counted(written, 'record')}.",),
                 advice="Something else writes to the ring files: check who may write to the folder."
                 if damaged
@@ -73,11 +74,12 @@ class NotShared(HostRule):
             for info in rank.series:
                 if info.refused:
                     refused.setdefault((rank.identity.run_id, info.name, info.refused), []).append(rank.identity.rank)
-        for (_, name, reason), ranks in refused.items():
+        for (run_id, name, reason), ranks in refused.items():
             yield Finding(
                 "refused",
                 Level.WARNING,
                 f"{name} is not shared on {units.listed('rank', [str(rank) for rank in ranks])}: {reason}.",
                 ranks=tuple(ranks),
+                run_id=run_id,
                 advice="`swtrace doctor` shows what can be shared here.",
             )
