@@ -63,6 +63,7 @@ def recording_batch(series: SeriesRecorder | None, layers: int) -> Batch:
             for position, reach_position, window in places:
                 if series is not None:
                     issued_ns = now_ns()
+                    series.issued(position + 1, issued_ns)
                     token = series.window_issued(window, step, position, issued_ns)
                     ready_ns = now_ns()
                     series.window_ready(window, token, ready_ns)

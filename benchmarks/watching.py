@@ -274,11 +274,10 @@ def compare(run: WatchedRun, before: dict[str, Any], after: dict[str, Any]) -> N
         print(f"    {name:<13}" + "".join(f" {share:7.2f}" for share in row))
     print("    stall        " + "".join(f" {each[-1] / 1e9:.3f} s" for each in (seen, same, true)))
     _compare_steps(after["sampled"], {step.step: step for step in ledger.history(truth.key)})
-    named, one = after["straggler"] or {"rank": None, "excess_ns": 0}, truth.straggler
-    print(
-        f"  straggler  rank {named['rank']}, excess {named['excess_ns'] / 1e6:.3f} ms; on one clock rank"
-        f" {one and one.rank.rank}, {(one.excess_ns if one else 0) / 1e6:.3f} ms"
-    )
+    stragglers = [(each["ranks"], each["excess_ns"]) for each in after["stragglers"]]
+    on_one = [([rank.rank for rank in each.ranks], each.excess_ns) for each in truth.stragglers]
+    for title, found in (("stragglers", stragglers), ("on one clock", on_one)):
+        print(f"  {title:<12} " + ("; ".join(f"{ranks}, {ns / 1e6:.3f} ms" for ranks, ns in found) or "none"))
 
 
 def _probes(run: WatchedRun, number: int, half_ns: float) -> Iterator[Probe]:

@@ -22,7 +22,7 @@ GREEN, ORANGE, RED, BLUE, PURPLE, GREY, FAINT = (*("green", "orange", "red", "bl
 STALL_STEPS = ((GREEN, None), (ORANGE, 0.05), (RED, 0.30))
 """Stall ratio: broadcasts are hidden below 5 % of step time, and above 30 % sharing costs more than it is worth."""
 STRAGGLER_STEPS = ((GREEN, None), (ORANGE, 1e-9), (RED, 0.05))
-"""A straggler is named only from 5 % of step time on. A mean below that is of a rank that is named now and then."""
+"""From 5 % of step time on, a straggler is bad. Below, it is a warning, or a rank that is named now and then."""
 NONE_STEPS = ((GREEN, None), (RED, 1e-9))
 """Green at zero only."""
 SOME_STEPS = ((RED, None), (GREEN, 1))

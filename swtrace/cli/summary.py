@@ -57,14 +57,19 @@ class SeriesRankSummary:
 
 @dataclass(frozen=True, slots=True)
 class StragglerSummary:
-    """The rank that clearly delays the others, if there is one."""
+    """Ranks that compute longer than the others (:class:`~swtrace.ledger.facts.Straggler`)."""
 
-    rank: int
+    ranks: tuple[int, ...]
     excess_seconds: float
-    """Mean per step."""
-    next_excess_seconds: float
+    """In the median affected step."""
     share: float
-    """Excess per step time."""
+    """Mean excess per step, as a share of the median step time."""
+    pattern: str
+    often: float
+    """Share of steps that are affected."""
+    period: int | None
+    phase: str | None
+    since_step: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ class SeriesSummary:
     """How its layers are shared, in words."""
     group_ranks: tuple[int, ...]
     ranks: tuple[SeriesRankSummary, ...]
-    straggler: StragglerSummary | None
+    stragglers: tuple[StragglerSummary, ...]
     findings: tuple[Finding, ...]
     """The verdict, headline first."""
 
@@ -172,7 +177,7 @@ def _series(facts: SeriesFacts, steps: Sequence[StepFacts], ranks: Collection[Ob
         sharing=info.sharing,
         group_ranks=tuple(facts.key.group_ranks),
         ranks=tuple(_rank(rank) for rank in facts.ranks),
-        straggler=None if facts.straggler is None else _straggler(facts.straggler),
+        stragglers=tuple(map(_straggler, facts.stragglers)),
         findings=verdict(facts, steps, ranks).findings,
     )
 
@@ -207,10 +212,14 @@ def _rank(facts: SeriesRankFacts) -> SeriesRankSummary:
 
 def _straggler(facts: Straggler) -> StragglerSummary:
     return StragglerSummary(
-        rank=facts.rank.rank,
+        ranks=tuple(rank.rank for rank in facts.ranks),
         excess_seconds=int(facts.excess_ns) * _NS,
-        next_excess_seconds=int(facts.next_excess_ns) * _NS,
         share=float(facts.share),
+        pattern=facts.pattern.value,
+        often=float(facts.often),
+        period=facts.period,
+        phase=None if facts.phase is None else facts.phase.name.lower(),
+        since_step=facts.since_step,
     )
 
 
@@ -248,5 +257,7 @@ def _series_from_json(document: Mapping[str, Any]) -> SeriesSummary:
     fields["group_ranks"] = tuple(fields["group_ranks"])
     fields["ranks"] = tuple(SeriesRankSummary(**rank) for rank in fields["ranks"])
     fields["findings"] = tuple(map(Finding.from_json, fields["findings"]))
-    fields["straggler"] = fields["straggler"] and StragglerSummary(**fields["straggler"])
+    fields["stragglers"] = tuple(
+        StragglerSummary(**{**each, "ranks": tuple(each["ranks"])}) for each in fields["stragglers"]
+    )
     return SeriesSummary(**fields)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from swtrace.daemon.snapshot import NumberedStep, Snapshot
     from swtrace.ledger.alignment import AlignedClock
     from swtrace.ledger.comparison import Comparison
-    from swtrace.ledger.facts import RankFacts, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts
+    from swtrace.ledger.facts import RankFacts, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts, Straggler
     from swtrace.observing import ObservedRank
     from swtrace.observing.observation import SeriesEntry
     from swtrace.trace.identity import SeriesInfo
@@ -316,7 +316,7 @@ def _info(info: SeriesInfo) -> Document:
 
 
 def _series(facts: SeriesFacts) -> Document:
-    straggler, compared = facts.straggler, compare(facts)
+    compared = compare(facts)
     return {
         "id": series_id(facts.key),
         "run_id": facts.key.run_id,
@@ -328,9 +328,17 @@ def _series(facts: SeriesFacts) -> Document:
         "clocks": facts.clocks,
         "alignment": [_aligned(facts, clock) for clock in facts.alignment],
         "impossible_steps": facts.impossible_steps,
-        "straggler": straggler and {**asdict(straggler), "rank": straggler.rank.rank},
+        "stragglers": [_straggler(straggler) for straggler in facts.stragglers],
         "plan": compared and _compared(compared),
         "ranks": [_series_rank(rank) for rank in facts.ranks],
+    }
+
+
+def _straggler(straggler: Straggler) -> Document:
+    return {
+        **asdict(straggler),
+        "ranks": [rank.rank for rank in straggler.ranks],
+        "phase": None if straggler.phase is None else straggler.phase.name.lower(),
     }
 
 

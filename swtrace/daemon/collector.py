@@ -377,10 +377,12 @@ _DECLARED = (
         # a pull series have none in common.
         lambda row: (
             row.excess_share
-            if row.facts.recent.path_steps and row.facts.info.lockstep and len(row.facts.info.group_ranks) > 1
+            if (row.excess_share or row.facts.recent.path_steps)
+            and row.facts.info.lockstep
+            and len(row.facts.info.group_ranks) > 1
             else None
         ),
-        "Excess compute of the straggler on the critical path, as a share of step time; 0 for all other ranks.",
+        "Mean excess compute of a straggler per step, as a share of the median step time; 0 for all other ranks.",
     ),
     Metric(
         "gauge",

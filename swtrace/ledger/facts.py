@@ -418,19 +418,38 @@ class SeriesRankFacts:
         return self.info.owned_bytes + self.info.window_bytes + self.kept_bytes
 
 
+class Pattern(StrEnum):
+    """When a straggler is slow."""
+
+    CONSTANT = "constant"
+    INTERMITTENT = "intermittent"
+    """In some of the steps."""
+    PHASE = "phase"
+    """In the steps of one phase."""
+
+
 @dataclass(frozen=True, slots=True)
 class Straggler:
-    """The rank whose critical-path excess stands clearly above all others'."""
+    """Ranks that compute longer than the others, in the same way (:mod:`~swtrace.ledger.stragglers`)."""
 
-    rank: RankKey
+    ranks: tuple[RankKey, ...]
+    """The worst first."""
     excess_ns: int
-    """Median over the steps."""
-    next_excess_ns: int
-    """The second highest rank's."""
+    """How much longer the worst rank computes, in the median affected step."""
     share: float
-    """Excess divided by the median step time."""
-    consistency: float
-    """Share of the steps in which its excess was the highest."""
+    """Its mean excess per step, as a share of the median step time."""
+    pattern: Pattern
+    often: float
+    """Share of steps that are affected."""
+    period: int | None
+    """Distance of the affected steps; None if they have none in common."""
+    phase: Phase | None
+    """The phase whose steps are affected; None if it does not matter."""
+    confidence: float
+    since_ns: int
+    """When the first affected step began, in CLOCK_MONOTONIC of the group's first rank; 0 if unknown."""
+    since_step: int | None
+    """The first affected step; None if it is older than the steps that are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,7 +461,8 @@ class SeriesFacts:
     """The ranks that this ledger reads, in group order."""
     steps: int
     """Number of finished steps that :class:`Recent` covers."""
-    straggler: Straggler | None
+    stragglers: tuple[Straggler, ...]
+    """The worst first."""
     pending_steps: int
     """Steps that some rank has not ended yet."""
     clocks: int

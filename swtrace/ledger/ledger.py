@@ -40,6 +40,7 @@ from swtrace.ledger.recent import RecentSteps
 from swtrace.ledger.rendezvous import Rendezvous
 from swtrace.ledger.requests import RequestLinks
 from swtrace.ledger.step import Constants, Steps
+from swtrace.ledger.stragglers import ComputeHistory, OwnCompute
 from swtrace.ledger.totals import TotalsCounter
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.records import STEP, Records
@@ -94,6 +95,8 @@ class _Series:
     totals: TotalsCounter
     latest: Latest
     recent: RecentSteps
+    compute: ComputeHistory
+    """Empty in a pull series, which compares no ranks."""
     channel: Channel
     numbering: Numbering
     aligner: Aligner
@@ -379,6 +382,7 @@ class Ledger:
             ),
             latest=Latest(ranks),
             recent=RecentSteps(self._recent_steps, len(key.group_ranks), info.layer_bytes),
+            compute=ComputeHistory(tuple(RankKey(key.run_id, rank) for rank in key.group_ranks)),
             channel=Channel(info.queue, ranks, info.num_layers),
             numbering=Numbering(ranks, info.num_layers),
             aligner=Aligner(source, ranks, simulated=info.clock == Clock.VIRTUAL.name.lower()),
@@ -528,6 +532,8 @@ class Ledger:
                 self._ranks[member.rank].impossible += int(steps.impossible[:, group_rank].sum())
         facts = steps.facts()
         series.recent.add(facts, steps.aborted.tolist())
+        if series.constants.of_rank is None:
+            series.compute.add(OwnCompute.of(steps))
         if self._untaken is not None:
             self._steps_untaken += max(0, len(self._untaken) + len(facts) - (self._untaken.maxlen or 0))
             self._untaken.extend(facts)
@@ -577,7 +583,7 @@ class Ledger:
                 for place, member in sorted(series.members.items())
             ),
             steps=len(series.recent),
-            straggler=series.recent.straggler(series.constants.ranks),
+            stragglers=series.compute.stragglers(),
             pending_steps=len(series.pending),
             clocks=series.aligner.clocks,
             alignment=series.aligner.facts(),

@@ -1,4 +1,4 @@
-"""Sums over steps of one series, and what they imply: efficiency, stall ratio, the straggler.
+"""Sums over steps of one series, and what they imply, such as efficiency and stall ratio.
 
 Each step is first summed over its positions, into an array with a row for each figure and a column for each rank.
 """
@@ -12,25 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from swtrace.ledger.facts import CAUSES, Cause, Mask, Recent, StepFacts, Straggler
-from swtrace.trace.identity import RankKey
+from swtrace.ledger.facts import CAUSES, Cause, Mask, Nanoseconds, Recent, StepFacts
 
 if TYPE_CHECKING:
     from swtrace.ledger.step import Steps
 
 Sums = npt.NDArray[np.int64]
 """``[row, ...]`` in the order of the rows below."""
-
-STRAGGLER_SHARE = 0.05
-"""A rank is named only if its excess is at least this share of the median step ..."""
-STRAGGLER_FACTOR = 3.0
-"""... is at least this many times that of the rank with the next highest excess ..."""
-STRAGGLER_CONSISTENCY = 0.9
-"""... and is the highest in at least this share of the steps. If two ranks are equal, each is the slower one in
-about half of the steps."""
-STRAGGLER_STEPS = 16
-"""Fewer steps prove nothing. In 16 steps, equal ranks pass the test above with a probability below 0.1 %."""
-
 
 _COUNTED = (
     "step_ns",
@@ -46,8 +34,8 @@ _COUNTED = (
 """Rows that :class:`~swtrace.ledger.facts.Recent` has under the same name, and ..."""
 _ROWS = (*_COUNTED, "steps", "tokens", "excess_ns", "path_steps", *CAUSES, "transfers", "whole")
 """... other rows that it is computed from. *whole* is 1 where the rank ended the step and no record is missing."""
-_STEP_NS, _EXCESS_NS, _PATH_STEPS, _TRANSFERS, _WHOLE = (
-    _ROWS.index(name) for name in ("step_ns", "excess_ns", "path_steps", "transfers", "whole")
+_STEP_NS, _STALL_NS, _WAKE_NS, _TRANSFERS, _WHOLE = (
+    _ROWS.index(name) for name in ("step_ns", "stall_ns", "wake_ns", "transfers", "whole")
 )
 
 
@@ -110,6 +98,11 @@ def sums_of(step: StepFacts, positions: Mask | None = None) -> Sums:
     causes = step.cause_ns if positions is None else step.cause_ns[:, :, positions]
     excess_ns = 0 if step.path is None else step.path.excess_ns
     return sum_positions(step, causes.sum(axis=2), excess_ns, path_known=step.path is not None, positions=positions)
+
+
+def own_ns(sums: Sums) -> Nanoseconds:
+    """Return a step's own compute of each rank, ``[rank]``: its duration without stall and wake."""
+    return np.asarray(sums[_STEP_NS] - sums[_STALL_NS] - sums[_WAKE_NS], np.int64)
 
 
 class Total:
@@ -176,35 +169,6 @@ class RecentSteps:
         for rank, total in enumerate(totals):
             total.add(of_ranks[:, rank], self._layer_bytes)
         return tuple(total.recent() for total in totals)
-
-    def straggler(self, ranks: tuple[RankKey, ...]) -> Straggler | None:
-        """Return the rank whose excess is clearly above all others' in the median step, if there is one.
-
-        The median is used so that a single slow step names no rank.
-        """
-        sums = self._sums()
-        sums = sums[(sums[:, _WHOLE] & sums[:, _PATH_STEPS]).all(axis=1)]
-        if len(sums) < STRAGGLER_STEPS or self._ranks < 2:  # noqa: PLR2004 - one rank cannot be late
-            return None
-        by_step = sums[:, _EXCESS_NS]
-        excess = np.median(by_step, axis=0)
-        step_ns = float(np.median(sums[:, _STEP_NS].max(axis=1)))
-        order = np.argsort(excess)
-        worst, following = float(excess[order[-1]]), max(0.0, float(excess[order[-2]]))
-        consistency = float((by_step.argmax(axis=1) == order[-1]).mean())
-        if (
-            worst < max(1.0, STRAGGLER_SHARE * step_ns)
-            or worst < STRAGGLER_FACTOR * following
-            or consistency < STRAGGLER_CONSISTENCY
-        ):
-            return None
-        return Straggler(
-            rank=ranks[int(order[-1])],
-            excess_ns=int(worst),
-            next_excess_ns=int(following),
-            share=worst / step_ns,
-            consistency=consistency,
-        )
 
     def _sums(self) -> Sums:
         """Return the sums of each step, ``[step, row, rank]``."""

@@ -224,6 +224,14 @@ class Steps:
         """``[step, rank]``: forward begin to forward end; 0 where the step record is missing."""
         return np.where(self.block.ended, self.block.end_ns - self.block.begin_ns, 0)
 
+    @property
+    def own_ns(self) -> _Int:
+        """``[step, rank]``: duration without stall and wake; 0 where the step record is missing."""
+        block = self.block
+        left = np.maximum(np.maximum(block.ready_ns, block.wait_end_ns), block.wait_begin_ns)
+        waited = ((left - block.wait_begin_ns) * self.receiver).sum(axis=2)
+        return np.asarray((self.duration_ns - waited) * block.ended, np.int64)
+
     @cached_property
     def stall_ns(self) -> _Int:
         """Ready after wait begin."""

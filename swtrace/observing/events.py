@@ -13,9 +13,10 @@ from swtrace.ledger.alignment import Probe
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.records import Records
-from swtrace.trace.ring_reader import RingStatistics, WindowState
+from swtrace.trace.ring_reader import Marks, RingStatistics, WindowState
 
 NO_ANCHOR = ClockAnchor(0, 0)
+NO_MARKS = Marks()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class RingState:
     anchor: ClockAnchor = NO_ANCHOR
     windows: tuple[tuple[WindowState, ...], ...] = ()
     """By series, in the order of the rank's table."""
+    marks: Marks = NO_MARKS
     closed_series: frozenset[int] = frozenset()
     """Indexes of the series that a living writer has closed."""
     path: str = ""

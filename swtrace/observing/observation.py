@@ -129,9 +129,10 @@ class Observation:
     def stragglers(self) -> dict[tuple[RankKey, SeriesKey], float]:
         """Return the stragglers named by the ledger, with their excess as a share of step time."""
         return {
-            (series.straggler.rank, series.key): series.straggler.share
+            (rank, series.key): straggler.share
             for series in self.facts.series
-            if series.straggler is not None
+            for straggler in reversed(series.stragglers)
+            for rank in straggler.ranks
         }
 
     def rank_facts(self) -> dict[RankKey, RankFacts]:

@@ -246,6 +246,7 @@ class HostRings:
             statistics=reader.statistics(now=False),
             anchor=reader.anchor(),
             windows=tuple(reader.windows(index) for index in range(len(self._tables[reader.key]))),
+            marks=reader.marks(),
             closed_series=reader.closed_series(),
             path=str(reader.path),
             taken_ns=now_ns(),

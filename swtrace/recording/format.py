@@ -29,7 +29,7 @@ from swtrace.trace.records import Records
 
 MAGIC = b"SWTREC\r\n"
 """The line break reveals a file that was transferred as text."""
-VERSION = 2
+VERSION = 3
 SUFFIX = ".swrec"
 PREAMBLE = struct.Struct("<8sII")
 """magic, version, reserved."""

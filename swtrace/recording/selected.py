@@ -15,8 +15,8 @@ from swtrace.errors import EmptySelectionError
 from swtrace.ledger.comparison import covers, plan_of
 from swtrace.ledger.facts import LedgerFacts, SeriesFacts, SeriesKey, StepFacts
 from swtrace.ledger.recent import RecentSteps, Total
+from swtrace.ledger.stragglers import stragglers_in
 from swtrace.selection import Selection
-from swtrace.trace.identity import RankKey
 from swtrace.units import counted
 
 _KEPT_CELLS = 1 << 19
@@ -129,5 +129,5 @@ class SelectedSteps:
                 for rank in facts.ranks
             ),
             steps=max(found.steps.values(), default=0),
-            straggler=recent.straggler(tuple(RankKey(facts.key.run_id, rank) for rank in facts.key.group_ranks)),
+            stragglers=stragglers_in(found.kept, facts.key),
         )

@@ -11,7 +11,8 @@ from swtrace.observing.events import RingsSeen, RingState
 from swtrace.recording import format as layout
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankKey
-from swtrace.trace.ring_reader import Occupancy, RingStatistics, WindowState
+from swtrace.trace.ring_reader import Marks, Occupancy, Progress, RingStatistics, WindowState
+from swtrace.trace.schema import Collective, Stage
 
 
 def pack_status(seen: RingsSeen, numbers: Mapping[RankKey, int]) -> bytes:
@@ -25,6 +26,8 @@ def pack_status(seen: RingsSeen, numbers: Mapping[RankKey, int]) -> bytes:
                 "statistics": list(ring.statistics),
                 "anchor": [ring.anchor.monotonic_ns, ring.anchor.realtime_ns],
                 "windows": [[[window.state.value, *window[2:]] for window in windows] for windows in ring.windows],
+                "progress": [list(progress) for progress in ring.marks.progress],
+                "collective": [ring.marks.collective or 0, ring.marks.collective_ns],
                 **({"closed_series": sorted(ring.closed_series)} if ring.closed_series else {}),
                 "taken_ns": ring.taken_ns,
                 "down_since_ns": ring.down_since_ns,
@@ -69,6 +72,14 @@ def _ring(entry: Mapping[str, Any], ranks: Mapping[int, RankKey]) -> RingState:
                 for number, (state, *values) in enumerate(windows)
             )
             for windows in entry["windows"]
+        ),
+        marks=Marks(
+            tuple(
+                Progress(int(issued), Stage(stage), *(int(value) for value in values))
+                for issued, stage, *values in entry["progress"]
+            ),
+            Collective(entry["collective"][0]) if entry["collective"][0] else None,
+            int(entry["collective"][1]),
         ),
         closed_series=frozenset(int(index) for index in entry.get("closed_series", ())),
         taken_ns=int(entry["taken_ns"]),

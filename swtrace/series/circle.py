@@ -212,15 +212,25 @@ class Circle(Generic[Observer]):
         if not layer.owned:
             operation = layer.operation
             if operation is not None:
-                try:
-                    operation.wait()
-                except RuntimeError as error:
-                    self._lose(layer, error)
+                self._await(layer, operation)
                 layer.operation = None
             self._journal.waited(layer, operation)
             layer.recorded_step = step
         layer.waited_step = step
         self._waits += 1
+
+    def _await(self, layer: SeriesLayer, operation: Operation) -> None:
+        """Wait for a layer's broadcast. While that blocks the host, the ring says so."""
+        blocks = self._holds_host and not operation.ready_ns and not operation.done()
+        if blocks:
+            self._journal.blocks(layer)
+        try:
+            operation.wait()
+        except RuntimeError as error:
+            self._lose(layer, error)
+        finally:
+            if blocks:
+                self._journal.unblocks()
 
     def _issue(self, reach_position: int) -> None:
         """Start the broadcast that belongs to a reach position."""
@@ -291,10 +301,7 @@ class Circle(Generic[Observer]):
         operation = layer.operation
         if operation is None:
             return
-        try:
-            operation.wait()
-        except RuntimeError as error:
-            self._lose(layer, error)
+        self._await(layer, operation)
         if layer.recorded_step != layer.step:
             self._finish_without_wait(layer, operation)
         layer.operation = None
@@ -384,10 +391,12 @@ class Circle(Generic[Observer]):
         if not self._in_step:
             if not (self._marked and aborted):
                 self._marked = False
+                self._journal.leaves()
                 return
             self._open_step()
         if aborted and self._holds_host and not self._catch_up_without_blocking():
             self._marked = False
+            self._journal.leaves()
             return
         self._end(StepFlag.ABORTED if aborted else StepFlag(0))
 
@@ -613,6 +622,7 @@ class Circle(Generic[Observer]):
         """
         self._refusal = loss
         self._next = NOT_RUNNING
+        self._journal.leaves()
         raise PeerLostError(loss) from error
 
 

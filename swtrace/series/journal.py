@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Generic
 from swtrace.series.layer import SeriesLayer, Window
 from swtrace.series.transport import Observer, OnReady
 from swtrace.trace.machine import MachineNoise
-from swtrace.trace.schema import MOST_REQUESTS, NO_WINDOW, RUN_STEPS, Clock, Observed, TransferFlag, Untimed
+from swtrace.trace.schema import MOST_REQUESTS, NO_WINDOW, RUN_STEPS, Clock, Observed, Stage, TransferFlag, Untimed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +35,7 @@ _UPPER_BOUND = int(Observed.UPPER_BOUND)
 _NEVER = int(Observed.NEVER)
 _TIMED = int(Untimed.TIMED)
 _SAMPLED = int(Untimed.SAMPLED)
+_BETWEEN, _UNMARKED, _BEGUN, _MARKED = (int(stage) for stage in Stage)
 
 DEFAULT_EVERY = 32
 """One step in so many is timed. ``benchmarks/tracing.py`` measures the cost by this number."""
@@ -79,6 +80,15 @@ class Journal(Generic[Observer]):
 
     def left_open(self, layer: SeriesLayer, operation: Operation) -> None:
         """Record a broadcast for a step that will never run, because the run ends."""
+
+    def blocks(self, layer: SeriesLayer) -> None:
+        """Note that the host is blocked until the layer's broadcast is complete."""
+
+    def unblocks(self) -> None:
+        """Note that it no longer is, because the broadcast is complete or failed."""
+
+    def leaves(self) -> None:
+        """Note that the forward ended with an error before all of its broadcasts were issued."""
 
     def freed(self, window: Window) -> None:
         """Note that a window holds nothing."""
@@ -160,12 +170,10 @@ class RecordingJournal(Journal[OnReady]):
         """Enter the broadcast in the window table; if it is timed, return what adds its ready instant."""
         step = layer.step
         layer.timed = timed = self._times(step)
-        if layer.owned:
-            # A send is not observed: its completion says nothing about the receivers.
-            if timed:
-                layer.issued_ns = self._now()
-            return None
         layer.issued_ns = issued_ns = self._now()
+        self._series.issued(layer.operation_number + 1, issued_ns)
+        if layer.owned:
+            return None  # a send is not observed: its completion says nothing about the receivers
         index = layer.window.index  # type: ignore[union-attr]
         layer.generation = generation = self._series.window_issued(index, step, layer.position, issued_ns)
         return partial(self._series.window_ready, index, generation) if timed else None
@@ -258,6 +266,18 @@ class RecordingJournal(Journal[OnReady]):
             self._clock,
         )
 
+    def blocks(self, layer: SeriesLayer) -> None:
+        """Mark what the host waits for."""
+        self._series.block(layer.position, self._now())
+
+    def unblocks(self) -> None:
+        """Remove the mark."""
+        self._series.unblock(self._now())
+
+    def leaves(self) -> None:
+        """Mark that the host is in no step."""
+        self._series.enter_stage(_BETWEEN, self._now())
+
     def freed(self, window: Window) -> None:
         """Clear the window's entry in the window table."""
         self._series.window_freed(window.index)
@@ -267,14 +287,16 @@ class RecordingJournal(Journal[OnReady]):
         self._series.close()
 
     def begins(self) -> None:
-        """Keep the instant for the step's record."""
+        """Keep the instant for the step's record, and mark that the host is in a step."""
         self._begin_ns = self._now()
+        self._series.enter_stage(_BEGUN, self._begin_ns)
 
     def arrives(self, step: int, *, marked: bool) -> None:  # noqa: ARG002 (the step's record has it)
-        """Keep the instant for the step's record."""
+        """Keep the instant for the step's record, and mark that the host is in a step."""
         self._arrival_ns = self._end_ns = self._now()
         if not marked:
             self._begin_ns = self._arrival_ns
+        self._series.enter_stage(_MARKED if marked else _UNMARKED, self._arrival_ns)
 
     def ends(self) -> None:
         """Keep the instant for the step's record."""
@@ -297,3 +319,4 @@ class RecordingJournal(Journal[OnReady]):
             clock=self._clock,
             **fields,
         )
+        self._series.enter_stage(_BETWEEN, self._end_ns)

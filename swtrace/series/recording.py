@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from swtrace.settings import Settings
 
 if TYPE_CHECKING:
     from swtrace.trace.recorder import Recorder
+    from swtrace.trace.schema import Collective
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +108,22 @@ def process_recorder(run_id: str, rank: int, settings: Settings | None = None) -
 def existing_recorder() -> Recorder | None:
     """Return this process's recorder, if it has one."""
     return _Process.recorder
+
+
+@contextmanager
+def in_collective(kind: Collective) -> Iterator[None]:
+    """Mark that this process's rank is in a collective that no series issued, if it is traced and not in one already.
+
+    Collectives whose call does not block the host are marked only while they are launched.
+    """
+    recorder = _Process.recorder
+    if recorder is None or not recorder.enter_collective(kind):
+        yield
+        return
+    try:
+        yield
+    finally:
+        recorder.leave_collective()
 
 
 def _make(run_id: str, rank: int, settings: Settings) -> Recorder:

@@ -26,14 +26,14 @@ from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, 
 from swtrace.series.planned import read_plan
 from swtrace.series.post_processing import PostProcessing, RunningSeries, new_transport, pulls, run_id_proposal
 from swtrace.series.proof import Proof, TryOut
-from swtrace.series.recording import RecorderSource
+from swtrace.series.recording import RecorderSource, in_collective
 from swtrace.series.tensor_table import unwatch, watch
 from swtrace.series.unshared import ObservedLayer, loaded_bytes
 from swtrace.series.waiting import WaitingLayer, in_a_series, leave_ended_series
 from swtrace.settings import Settings
 from swtrace.share import extent
 from swtrace.trace.identity import SeriesInfo
-from swtrace.trace.schema import Phase
+from swtrace.trace.schema import Collective, Phase
 
 if TYPE_CHECKING:
     from torch import nn
@@ -542,7 +542,7 @@ class Series:
         """
         self.begin_step(phase=phase, tokens=tokens, requests=requests, links=links)
         try:
-            with self.naming_dead_peers():
+            with self._naming_dead_peers():
                 yield
         except BaseException as error:
             if self._running().running:
@@ -555,11 +555,18 @@ class Series:
 
     @contextmanager
     def naming_dead_peers(self) -> Iterator[None]:
-        """Wrap collectives outside of steps that are not the series' own, so that an error names the rank that died.
+        """Wrap a collective that is not the series' own, so that an error names the rank that died.
+
+        Meanwhile, readers see that this rank is in such a collective.
 
         Raises:
             PeerLostError: the collective failed and a peer has died. Any other error passes unchanged.
         """
+        with in_collective(Collective.OTHER), self._naming_dead_peers():
+            yield
+
+    @contextmanager
+    def _naming_dead_peers(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:

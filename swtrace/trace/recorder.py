@@ -6,6 +6,7 @@ These invariants hold at every instant, even if the process is killed:
 - A slot's sequence number is 0 from before its first byte changes until after its last byte has changed.
   So a record is either committed whole or absent.
 - The series table's count is stored after the entry it counts.
+- A mark is stored after the instant since when it holds.
 - A window's issued instant is stored before its occupant, the layer that the window is for. Ready and in-use
   instants carry the occupant's generation, so readers ignore an instant of an earlier occupant.
 
@@ -260,6 +261,21 @@ class Recorder:
         """Return the counters so far."""
         return RecorderStatistics(self._cursor.sequence, len(self._series))
 
+    def enter_collective(self, kind: int) -> bool:
+        """Mark that this rank is in a collective that no series issued; False if it is in one already."""
+        words, word = self._words, schema.COLLECTIVE_OFFSET // 8
+        if words[word]:
+            return False
+        words[word + 1] = now_ns()
+        words[word] = kind
+        return True
+
+    def leave_collective(self) -> None:
+        """Remove the mark of :meth:`enter_collective`: the rank goes on from now."""
+        words, word = self._words, schema.COLLECTIVE_OFFSET // 8
+        words[word + 1] = now_ns()
+        words[word] = 0
+
     def announce_close(self) -> None:
         """Mark the ring as closed but keep writing, so that a later kill of this process counts as a planned end."""
         if self._descriptor >= 0:
@@ -350,9 +366,12 @@ class SeriesRecorder:
         "_occupant_at",
         "_pack_transfer",
         "_position_bits",
+        "_progress_at",
         "_ready_at",
         "_recorder",
         "_sequences",
+        "_since_at",
+        "_stage",
         "_tokens",
         "_words",
         "index",
@@ -376,6 +395,9 @@ class SeriesRecorder:
         self._in_use_at = tuple(word + schema.WINDOW_IN_USE for word in entries)
         self._tokens = [count(_GENERATION_ONE, _GENERATION_ONE) for _ in range(windows)]
         self._position_bits = tuple(position << _POSITION_SHIFT for position in range(info.num_layers))
+        self._progress_at = schema.PROGRESS_OFFSET // 8 + index * schema.PROGRESS_WORDS
+        self._since_at = self._progress_at + schema.PROGRESS_SINCE
+        self._stage = 0
         self._attach(recorder)
 
     def _attach(self, recorder: Recorder) -> None:
@@ -421,6 +443,34 @@ class SeriesRecorder:
     def window_freed(self, window: int) -> None:
         """Mark a window as free."""
         self._words[self._occupant_at[window]] = 0
+
+    def issued(self, operations: int, at_ns: int) -> None:
+        """Mark how many broadcasts this rank has issued."""
+        words = self._words
+        words[self._since_at] = at_ns
+        words[self._progress_at] = operations | self._stage
+
+    def enter_stage(self, stage: int, at_ns: int) -> None:
+        """Mark that a step begins or ends; see :class:`~swtrace.trace.schema.Stage`."""
+        self._stage = stage << schema.STAGE_SHIFT
+        self.issued(self._words[self._progress_at] & schema.ISSUED_MASK, at_ns)
+
+    def block(self, position: int, at_ns: int) -> None:
+        """Mark that the host is blocked until the broadcast of a layer is complete."""
+        self._words[self._progress_at + schema.PROGRESS_WAITING] = (
+            at_ns & _INSTANT_MASK | position << schema.GENERATION_SHIFT
+        )
+
+    def unblock(self, at_ns: int) -> None:
+        """Remove the mark of :meth:`block`: the rank goes on from now."""
+        self._words[self._since_at] = at_ns
+        self._words[self._progress_at + schema.PROGRESS_WAITING] = 0
+
+    def completed(self, steps: int, at_ns: int) -> None:
+        """Mark how many steps the device is known to have completed. Safe from any one thread."""
+        words, word = self._words, self._progress_at
+        words[word + schema.PROGRESS_COMPLETED_AT] = at_ns
+        words[word + schema.PROGRESS_COMPLETED] = steps
 
     def close(self) -> None:
         """Mark the series as closed. Its rank may go on with other series."""

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import struct
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -56,6 +57,11 @@ _FIRST_KIND, _LAST_KIND, _STEP = int(min(schema.Kind)), int(max(schema.Kind)), i
 _INSTANTS = {_STEP: 3, int(schema.Kind.REQUEST): 1}
 """How many words at the beginning of a record are instants, where these are not four."""
 """Plain integers, because NumPy takes ten times as long to compare with a member of an enumeration."""
+_MARKS = struct.Struct(
+    f"<{(schema.PROGRESS_OFFSET - schema.COLLECTIVE_OFFSET) // 8 + schema.SERIES_SLOTS * schema.PROGRESS_WORDS}Q"
+)
+"""From the rank's collective to the progress of its last series."""
+_COLLECTIVES, _STAGES = frozenset(map(int, schema.Collective)), frozenset(map(int, schema.Stage))
 _FIRST_SEQUENCE = schema.HEADER_BYTES + 8 * _SEQUENCE
 """Offset of the sequence number in slot 0."""
 _PROBE_EVERY = 16
@@ -89,6 +95,39 @@ class WindowState(NamedTuple):
     """When the window entered its state; 0 if unknown."""
 
 
+class Progress(NamedTuple):
+    """How far a rank's host is in a series at one moment."""
+
+    issued: int
+    """Number of broadcasts that it has issued."""
+    stage: schema.Stage
+    since_ns: int
+    """When it last issued one, stopped waiting, or began or ended a step; 0 before the first step."""
+    waiting: int = -1
+    """Position of the layer that it is blocked on; -1 if it is not."""
+    waiting_since_ns: int = 0
+    completed: int = 0
+    """On a device: steps that it is known to have completed."""
+    completed_ns: int = 0
+    """When that number was last seen to rise, or to be the number of steps launched; 0 unless on a device."""
+
+    @property
+    def in_step(self) -> bool:
+        """Whether the host is in a step, as far as its marks say."""
+        return self.stage is not schema.Stage.BETWEEN
+
+
+class Marks(NamedTuple):
+    """What a rank's host does at one moment, which its records show only once it is done."""
+
+    progress: tuple[Progress, ...] = ()
+    """By series, in the order of the rank's table."""
+    collective: schema.Collective | None = None
+    """The collective that the rank is in and that no series issued."""
+    collective_ns: int = 0
+    """When it entered that one or, if it is in none, left the last one; 0 before the first."""
+
+
 class RingStatistics(NamedTuple):
     """Counts of records. ``written == delivered + lapped + damaged + skipped + pending`` holds exactly."""
 
@@ -119,6 +158,7 @@ class _FinalState(NamedTuple):
     statistics: RingStatistics
     windows: tuple[tuple[WindowState, ...], ...]
     """By series index."""
+    marks: Marks
 
 
 class RingReader(Closing):
@@ -194,7 +234,11 @@ class RingReader(Closing):
         file = _signature(os.fstat(self._descriptor))
         series = range(len(self.series()))
         final_state = _FinalState(
-            self.closed(), self.anchor(), self.statistics(), tuple(self.windows(index) for index in series)
+            self.closed(),
+            self.anchor(),
+            self.statistics(),
+            tuple(self.windows(index) for index in series),
+            self.marks(),
         )
         if damage := self.damage():
             raise RingFormatError(damage)
@@ -318,6 +362,26 @@ class RingReader(Closing):
             table = again
         words = np.frombuffer(table, records.WORDS).tolist()
         return tuple(_window_state(window, *words[4 * window : 4 * window + 4]) for window in range(count))
+
+    def marks(self) -> Marks:
+        """Return what the rank's host was doing last."""
+        if self._final_state:
+            return self._final_state.marks
+        count = len(self._series)
+        words = self._mark_words()
+        for _ in range(_RETRIES):
+            again = self._mark_words()
+            if again == words:
+                break
+            words = again
+        kind, collective_ns = words[:2]
+        first = (schema.PROGRESS_OFFSET - schema.COLLECTIVE_OFFSET) // 8
+        places = range(first, first + count * schema.PROGRESS_WORDS, schema.PROGRESS_WORDS)
+        return Marks(
+            tuple(_progress(*words[place : place + schema.PROGRESS_WORDS]) for place in places),
+            schema.Collective(kind) if kind in _COLLECTIVES else None,
+            collective_ns,
+        )
 
     # Records
 
@@ -592,6 +656,10 @@ class RingReader(Closing):
         whole = os.preadv(self._descriptor, [into.data], offset) // schema.RECORD_BYTES
         into[whole:] = 0
 
+    def _mark_words(self) -> tuple[int, ...]:
+        raw = os.pread(self._descriptor, _MARKS.size, schema.COLLECTIVE_OFFSET)
+        return _MARKS.unpack(raw.ljust(_MARKS.size, b"\0"))
+
     def _table(self, offset: int, windows: int) -> bytes:
         table = os.pread(self._descriptor, windows * schema.WINDOW_BYTES, offset)
         return table.ljust(windows * schema.WINDOW_BYTES, b"\0")
@@ -622,8 +690,24 @@ def _window_state(window: int, occupant: int, issued_ns: int, ready: int, in_use
 
 
 def _instant(word: int, generation: int, issued_ns: int) -> int:
-    """Complete a 48-bit instant from the issued one, which is less than 1.5 days away; 0 for another generation."""
-    if word >> schema.GENERATION_SHIFT != generation:
-        return 0
-    ahead = (word - issued_ns) & schema.INSTANT_MASK
-    return issued_ns + ahead - ((ahead >> (schema.GENERATION_SHIFT - 1)) << schema.GENERATION_SHIFT)
+    """Complete a 48-bit instant from the issued one; 0 for another generation."""
+    return _completed(word, issued_ns) if word >> schema.GENERATION_SHIFT == generation else 0
+
+
+def _completed(word: int, near_ns: int) -> int:
+    """Complete a 48-bit instant from one that is less than 1.5 days away."""
+    ahead = (word - near_ns) & schema.INSTANT_MASK
+    return near_ns + ahead - ((ahead >> (schema.GENERATION_SHIFT - 1)) << schema.GENERATION_SHIFT)
+
+
+def _progress(issued: int, since_ns: int, waiting: int, completed: int, completed_ns: int, *_unused: int) -> Progress:
+    stage = issued >> schema.STAGE_SHIFT
+    return Progress(
+        issued & schema.ISSUED_MASK,
+        schema.Stage(stage) if stage in _STAGES else schema.Stage.BETWEEN,
+        since_ns,
+        waiting >> schema.GENERATION_SHIFT if waiting else -1,
+        _completed(waiting, since_ns) if waiting else 0,
+        completed,
+        completed_ns,
+    )

@@ -1,6 +1,7 @@
 """The byte layout of a trace ring. No other module knows it.
 
-A ring file belongs to one rank. It has five parts, in this order: a fixed header, the rank's identity (JSON),
+A ring file belongs to one rank. It has five parts, in this order: a fixed header with the marks that show what the
+rank is doing now, the rank's identity (JSON),
 a table of its series (JSON, append-only), a table of its windows (live state, four words each) and the ring of
 records. Everything is little-endian and made of 8-byte words, because an aligned 8-byte store is the largest
 one that readers are guaranteed to see whole.
@@ -24,7 +25,7 @@ from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
 MAGIC = b"SWTRACE\0"
-VERSION = 2
+VERSION = 3
 
 RECORD_BYTES = 64
 RECORD_WORDS = 8
@@ -126,6 +127,12 @@ ANCHOR_OFFSET = 272
 """Two words read together: CLOCK_MONOTONIC ns and CLOCK_REALTIME ns. The first is 0 while the pair is being renewed."""
 SERIES_CLOSED_OFFSET = 288
 """Bit *i* is set once series *i* was closed. Its rank may live on."""
+COLLECTIVE_OFFSET = 296
+"""Two words: the Collective that no series issued and that the rank is in now, else 0; CLOCK_MONOTONIC ns at which it
+entered this one or left the last one. The instant is stored first."""
+PROGRESS_OFFSET = 512
+PROGRESS_WORDS = 8
+"""Of each series. They show what the rank's host does now, which records show only once it is done."""
 
 IDENTITY_OFFSET = 4096
 IDENTITY_BYTES = 4096
@@ -153,6 +160,20 @@ NO_WINDOW = 0xFFFF
 MAX_POSITIONS = 0xFFFF
 MAX_GROUP = 0xFFFF
 
+# The words of a series' progress.
+PROGRESS_ISSUED = 0
+"""Number of broadcasts issued | Stage << 62. Stored after PROGRESS_SINCE."""
+PROGRESS_SINCE = 1
+"""CLOCK_MONOTONIC ns of the last event that changed the progress."""
+PROGRESS_WAITING = 2
+"""(low 48 bits of the ns since when the host is blocked) | position u16 << 48, while it waits for a layer; else 0."""
+PROGRESS_COMPLETED = 3
+"""On a device: number of steps that it is known to have completed."""
+PROGRESS_COMPLETED_AT = 4
+"""CLOCK_MONOTONIC ns at which that number was last seen to rise, or to be the number of steps launched."""
+STAGE_SHIFT = 62
+ISSUED_MASK = (1 << STAGE_SHIFT) - 1
+
 # The words of a window table entry.
 WINDOW_OCCUPANT = 0
 """step u32 | position u16 << 32 | generation u16 << 48. Generation 0: free. Stored last at issue."""
@@ -168,6 +189,33 @@ GENERATION_ONE = 1 << GENERATION_SHIFT
 GENERATION_END = 1 << 64
 INSTANT_MASK = (1 << 48) - 1
 POSITION_SHIFT = 32
+
+
+class Stage(IntEnum):
+    """Where a rank's host is in a series."""
+
+    BETWEEN = 0
+    """Between two steps, before the first, or after an error that ended the series."""
+    UNMARKED = 1
+    """In a step that began with its first layer. Its end has no mark."""
+    BEGUN = 2
+    """In a step whose beginning was marked, before its first layer."""
+    MARKED = 3
+    """In such a step, from its first layer to its end, which will be marked."""
+
+
+class Collective(IntEnum):
+    """A collective that no series issued."""
+
+    OTHER = 1
+    ALL_REDUCE = 2
+    ALL_GATHER = 3
+    REDUCE_SCATTER = 4
+    GATHER = 5
+    BROADCAST = 6
+    BARRIER = 7
+    SEND = 8
+    RECEIVE = 9
 
 
 class Kind(IntEnum):

@@ -13,9 +13,10 @@ import pytest
 from swtrace.daemon import api
 from swtrace.daemon.api import CELL_FIELDS, RANK_FIELDS
 from swtrace.daemon.http_app import DOCUMENTS
-from swtrace.ledger.facts import Straggler
+from swtrace.ledger.facts import Pattern, Straggler
 from swtrace.observing import watch_rings
 from swtrace.trace.identity import RankKey
+from swtrace.trace.schema import Phase
 from tests.support.daemon_threads import serving
 from tests.support.patience import eventually
 from tests.support.recorded_run import (
@@ -97,21 +98,39 @@ def test_series_carry_totals_and_recent_steps(client: httpx.Client, run: Recorde
     assert rank["effective_prefetch_step"] == 1
 
 
-def test_straggler_is_named(run: RecordedRun) -> None:
-    """A series with a straggler names its global rank and its excess."""
+def test_stragglers_are_named(run: RecordedRun) -> None:
+    """A series with stragglers names their global ranks and their excess."""
     with watch_rings(run.directory) as watch:
         watch.drain()
         (facts,) = watch.ledger.facts().series
-    straggler = Straggler(RankKey("run-1", 1), excess_ns=7, next_excess_ns=1, share=0.25, consistency=0.5)
-    assert api._series(facts)["straggler"] is None
-    document = json.loads(json.dumps(api._series(dataclasses.replace(facts, straggler=straggler))))
-    assert document["straggler"] == {
-        "rank": 1,
-        "excess_ns": 7,
-        "next_excess_ns": 1,
-        "share": 0.25,
-        "consistency": 0.5,
-    }
+    straggler = Straggler(
+        (RankKey("run-1", 1),),
+        excess_ns=7,
+        share=0.25,
+        pattern=Pattern.PHASE,
+        often=0.5,
+        period=None,
+        phase=Phase.PREFILL,
+        confidence=0.99,
+        since_ns=5,
+        since_step=4,
+    )
+    assert api._series(facts)["stragglers"] == []
+    document = json.loads(json.dumps(api._series(dataclasses.replace(facts, stragglers=(straggler,)))))
+    assert document["stragglers"] == [
+        {
+            "ranks": [1],
+            "excess_ns": 7,
+            "share": 0.25,
+            "pattern": "phase",
+            "often": 0.5,
+            "period": None,
+            "phase": "prefill",
+            "confidence": 0.99,
+            "since_ns": 5,
+            "since_step": 4,
+        }
+    ]
 
 
 def test_steps_carry_all_instants(client: httpx.Client, run: RecordedRun) -> None:
@@ -299,4 +318,4 @@ def test_steps_of_a_pull_series_are_each_one_rank_s(tmp_path: Path) -> None:
     assert numbers == {0: [1, 2, 3, 4], 1: [0, 1, 2]}
     assert all(step["complete"] and step["ended"] == [step["rank"] == 0, step["rank"] == 1] for step in steps)
     assert [rank["totals"]["steps"] for rank in series["ranks"]] == [5, 3]
-    assert (series["straggler"], series["pending_steps"]) == (None, 0)
+    assert (series["stragglers"], series["pending_steps"]) == ([], 0)

@@ -11,9 +11,9 @@ import yaml
 from dashboards.source import panels as looks
 from dashboards.source.queries import FRESH_S
 from swtrace.diagnosis.finding import HIDDEN_BELOW, STALLED_ABOVE
+from swtrace.diagnosis.rules.straggler import HARMFUL
 from swtrace.ledger.facts import Cause
 from swtrace.ledger.ledger import DEFAULT_EPSILON_NS
-from swtrace.ledger.recent import STRAGGLER_SHARE
 from swtrace.trace.ring_reader import Occupancy
 from tests.support.grafana_json import FILES, ROOT, load, panels
 from tests.support.prometheus_process import alerts
@@ -40,9 +40,9 @@ def test_every_panel_explains_itself(path: Path) -> None:
 
 
 def test_thresholds_are_those_of_the_verdict() -> None:
-    """Colours change at the verdict's thresholds, and where a straggler is named."""
+    """Colours change at the verdict's thresholds, and where a straggler is bad."""
     assert [value for _, value in looks.STALL_STEPS] == [None, HIDDEN_BELOW, STALLED_ABOVE]
-    assert [value for _, value in looks.STRAGGLER_STEPS] == [None, 1e-9, STRAGGLER_SHARE]
+    assert [value for _, value in looks.STRAGGLER_STEPS] == [None, 1e-9, HARMFUL]
     assert [value for _, value in looks.ON_TIME_STEPS] == [None, DEFAULT_EPSILON_NS / 1e9]
     by_name = {rule["alert"]: rule["expr"] for rule in alerts()}
     assert f"> {HIDDEN_BELOW:.2f} " in by_name["SwtraceStallRatioHigh"]

@@ -45,6 +45,7 @@ def test_rings_are_recorded_as_they_are_written(tmp_path: Path) -> None:
         for mine, theirs in zip(again.ranks, live.ranks, strict=True):
             assert mine.ring.statistics == theirs.ring.statistics
             assert mine.ring.windows == theirs.ring.windows
+            assert mine.ring.marks == theirs.ring.marks
             assert mine.ring.closed
             assert not mine.ring.alive
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import distributed as dist
 
 from swtrace.observing import watch_rings
+from swtrace.series import RankGroup, Series, recording
 from swtrace.series.ideal import IdealChannel, IdealTransport, ScheduledOperation
 from swtrace.series.journal import RecordingJournal
 from swtrace.trace import records as columns
@@ -18,10 +20,23 @@ from swtrace.trace.clocks import now_ns
 from swtrace.trace.identity import SeriesInfo
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.request_link import RequestLink
-from swtrace.trace.ring_reader import Occupancy, RingReader
-from swtrace.trace.schema import MOST_REQUESTS, NO_WINDOW, Clock, Kind, Observed, Phase, StepFlag, TransferFlag, Untimed
+from swtrace.trace.ring_reader import Marks, Occupancy, RingReader
+from swtrace.trace.schema import (
+    MOST_REQUESTS,
+    NO_WINDOW,
+    Clock,
+    Collective,
+    Kind,
+    Observed,
+    Phase,
+    Stage,
+    StepFlag,
+    TransferFlag,
+    Untimed,
+)
+from tests.support.patience import eventually
 from tests.support.ranks import run_ranks
-from tests.support.stacks import ForwardDiedError
+from tests.support.stacks import ForwardDiedError, Stack, true_weights
 from tests.support.traced_series import COMPUTE, LAYERS, START, STEPS, Traced, read, stepped, traced_on_gloo, transfers
 from tests.support.writer_process import identity, series_info
 
@@ -284,3 +299,56 @@ def test_traced_requests_are_recorded_with_timed_steps(tmp_path: Path, every: in
     assert [(int(each["step"]), int(each["span_id"])) for each in requests] == [
         (step, link.span_id) for step in timed for link in links[:MOST_REQUESTS]
     ]
+
+
+def marks_of(folder: str, rank: int) -> Marks:
+    """Return what a rank's ring says that the rank is doing."""
+    (path,) = Path(folder).glob(f"*-{rank}-*")
+    with RingReader.open(path) as reader:
+        reader.series()
+        return reader.marks()
+
+
+def watch_a_blocked_peer(rank: int, folder: str) -> None:
+    """Let rank 1 reach a layer only once rank 0's ring says that rank 0 waits for it, and check the marks around it."""
+    series = Series("s", RankGroup.world(), 0, 4, recorder=recording.process_recorder)
+    Stack(series, 0, true_weights(4))
+    series.post_process()
+    with series.step():
+        for layer in range(4):
+            if (rank, layer) == (1, 2):
+                eventually(lambda: marks_of(folder, 0).progress[0].waiting == 3, "rank 0 to wait for layer 3")
+                blocked = marks_of(folder, 0).progress[0]
+                assert (blocked.issued, blocked.stage) == (4, Stage.MARKED)
+                assert blocked.since_ns <= blocked.waiting_since_ns <= now_ns()
+            series.reach(layer)
+            series.wait(layer)
+    own = marks_of(folder, rank).progress[0]
+    assert (own.issued, own.stage, own.waiting) == (4, Stage.BETWEEN, -1)
+    assert own.since_ns >= blocked.waiting_since_ns if rank else own.since_ns
+    series.close()
+
+
+def test_a_wait_that_blocks_is_marked_while_it_blocks(tmp_path: Path) -> None:
+    """A peer reads which layer a rank is blocked on and since when; afterwards the mark is gone."""
+    run_ranks(2, watch_a_blocked_peer, str(tmp_path), environment={"SWTRACE_DIR": str(tmp_path)})
+
+
+def watch_a_collective(rank: int, folder: str) -> None:
+    """Let rank 1 come to a barrier only once rank 0's ring says that rank 0 is in a collective."""
+    series = Series("s", RankGroup.world(), 0, 4, recorder=recording.process_recorder)
+    Stack(series, 0, true_weights(4))
+    series.post_process()
+    if rank == 1:
+        eventually(lambda: marks_of(folder, 0).collective, "rank 0 to be in a collective")
+    assert marks_of(folder, rank).collective is None
+    with series.naming_dead_peers():
+        assert marks_of(folder, rank).collective is Collective.OTHER
+        dist.barrier()
+    assert marks_of(folder, rank).collective is None
+    series.close()
+
+
+def test_a_collective_outside_the_series_is_marked(tmp_path: Path) -> None:
+    """A peer reads that a rank is in a collective wrapped in naming_dead_peers, and no longer once it is over."""
+    run_ranks(2, watch_a_collective, str(tmp_path), environment={"SWTRACE_DIR": str(tmp_path)})

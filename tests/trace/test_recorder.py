@@ -21,7 +21,8 @@ from swtrace.trace.liveness import dead_ranks
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.records import REQUEST, STEP, checks_hold, clock, observed
 from swtrace.trace.request_link import RequestLink
-from swtrace.trace.ring_reader import Occupancy, RingReader
+from swtrace.trace.ring_reader import Marks, Occupancy, Progress, RingReader
+from swtrace.trace.schema import Collective, Stage
 from tests.support.patience import patience
 from tests.support.small_disk import tmpfs
 from tests.support.writer_process import identity, series_info, write
@@ -357,3 +358,48 @@ def test_ring_is_readable_by_the_group_of_a_set_group_id_folder_only(tmp_path: P
     recorder.close()
     assert stat.S_IMODE(status.st_mode) == ring
     assert status.st_gid == directory.stat().st_gid
+
+
+def test_marks_show_what_the_rank_is_doing(tmp_path: Path) -> None:
+    """A reader sees the broadcasts issued, the stage, what the host waits for and since when, and its collective."""
+    recorder = Recorder.create(tmp_path, identity())
+    recorder.add_series(series_info("a"))
+    series = recorder.add_series(series_info("b"))
+    with RingReader.open(recorder.path) as reader:
+        reader.series()
+        idle = Progress(0, Stage.BETWEEN, 0)
+        assert reader.marks() == Marks((idle, idle))
+        series.enter_stage(Stage.MARKED, 1 << 50)
+        series.issued(62, (1 << 50) + 10)
+        series.block(0, (1 << 50) + 20)
+        assert recorder.enter_collective(Collective.BARRIER)
+        assert not recorder.enter_collective(Collective.SEND)
+        marks = reader.marks()
+        assert marks.progress == (idle, Progress(62, Stage.MARKED, (1 << 50) + 10, 0, (1 << 50) + 20))
+        assert marks.collective is Collective.BARRIER
+        assert marks.collective_ns > 0
+        series.unblock((1 << 50) + 30)
+        series.completed(1, 40)
+        recorder.leave_collective()
+        left = reader.marks()
+        assert left.progress[1] == Progress(62, Stage.MARKED, (1 << 50) + 30, -1, 0, 1, 40)
+        assert left.collective is None
+        assert left.collective_ns >= marks.collective_ns
+        series.enter_stage(Stage.BETWEEN, (1 << 50) + 50)
+        assert not reader.marks().progress[1].in_step
+
+
+def test_marks_of_a_dead_rank_remain(tmp_path: Path) -> None:
+    """What a rank was doing when it died can be read after its file was closed."""
+    recorder = Recorder.create(tmp_path, identity())
+    series = recorder.add_series(series_info())
+    series.issued(3, 7)
+    series.block(2, 9)
+    with RingReader.open(recorder.path) as reader:
+        reader.series()
+        before = reader.marks()
+        recorder._detach()
+        assert not reader.alive()
+        reader.read()
+        reader.release()
+        assert before == reader.marks() != Marks()

@@ -25,6 +25,7 @@ from swtrace.ledger.alignment import AlignedClock
 from swtrace.ledger.comparison import covers, plan_of
 from swtrace.ledger.facts import RankFacts, Recent, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts
 from swtrace.ledger.recent import RecentSteps, steps_each
+from swtrace.ledger.stragglers import stragglers_in
 from swtrace.observing import Observation, ObservedRank
 from swtrace.trace.identity import RankKey
 from swtrace.trace.ring_reader import WindowState
@@ -474,7 +475,7 @@ def _resummed(facts: SeriesFacts, steps: Sequence[StepFacts]) -> SeriesFacts:
             for rank in facts.ranks
         ),
         steps=steps_each(regular),
-        straggler=recent.straggler(tuple(RankKey(facts.key.run_id, rank) for rank in facts.key.group_ranks)),
+        stragglers=stragglers_in(regular, facts.key),
     )
 
 

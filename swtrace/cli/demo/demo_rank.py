@@ -123,8 +123,9 @@ def _together(dials: Dials, series: Series) -> Iterator[None]:
 
     with series.naming_dead_peers():
         dist.barrier()
-        yield
-        # A rank that exits closes its connections, and the others may still be receiving data of the last step.
+    yield
+    # A rank that exits closes its connections, and the others may still be receiving data of the last step.
+    with series.naming_dead_peers():
         dist.barrier()
 
 
@@ -132,7 +133,7 @@ def _run_steps(dials: Dials, rank: int, series: Series, layers: list[nn.Linear],
     """Run steps until it is time to stop; return the number of steps."""
     random_source = random.Random(f"{dials.seed}-{rank}")  # noqa: S311 (a demo's jitter, no secret)
     begin, step = time.monotonic(), 0
-    while _continues(dials, rank, step, time.monotonic() - begin):
+    while _continues(dials, series, rank, step, time.monotonic() - begin):
         _run_step(dials, rank, step, series, layers, check, random_source)
         step += 1
     return step
@@ -170,7 +171,7 @@ def _run_step(
                 time.sleep(left_ns * 1e-9)
 
 
-def _continues(dials: Dials, rank: int, step: int, elapsed_s: float) -> bool:
+def _continues(dials: Dials, series: Series, rank: int, step: int, elapsed_s: float) -> bool:
     """Return whether to run another step.
 
     With a duration, rank 0 decides for all ranks that broadcast, because they must run the same number of steps.
@@ -185,5 +186,6 @@ def _continues(dials: Dials, rank: int, step: int, elapsed_s: float) -> bool:
     import torch.distributed as dist
 
     go_on = torch.tensor([elapsed_s < dials.seconds if rank == 0 else 0], dtype=torch.uint8)
-    dist.broadcast(go_on, src=0)
+    with series.naming_dead_peers():
+        dist.broadcast(go_on, src=0)
     return bool(go_on.item())

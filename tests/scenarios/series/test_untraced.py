@@ -167,7 +167,7 @@ def test_steps_finish_without_the_untraced_rank(tmp_path: Path) -> None:
         assert rank.recent.transfer_ns == 0
         assert rank.recent.efficiency is None
         assert rank.totals.stall_ns == rank.totals.cause_ns[Cause.UNATTRIBUTED]
-        assert series.straggler is None
+        assert series.stragglers == ()
         found = {
             finding.kind: finding.sentence for finding in verdict(series, watch.ledger.history(series.key)).findings
         }
