@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +31,7 @@ from swtrace.cli.ring_folder import FolderOption
 
 if TYPE_CHECKING:
     from swtrace.diagnosis.diagnosis import Diagnosis
+    from swtrace.diagnosis.stacks import RankStacks
     from swtrace.observing import Observation, Roster
 
 _POLL_S = 0.05
@@ -67,6 +69,10 @@ def diagnose(
     watch: Annotated[
         bool, typer.Option("--watch", help="Keep looking, and print again when something changes, until Ctrl-C.")
     ] = False,
+    stacks: Annotated[
+        bool,
+        typer.Option("--stacks", help="Add the Python stacks of the ranks that are named, of this host, from py-spy."),
+    ] = False,
     salvage: Salvage = False,
     ca: CaOption = None,
     user: UserOption = None,
@@ -93,6 +99,8 @@ def diagnose(
         raise CommandError("--salvage needs a recording", ExitCode.USAGE)
     if watch and files:
         raise CommandError("--watch needs living ranks, not a recording", ExitCode.USAGE)
+    if stacks and files:
+        raise CommandError("--stacks needs living ranks, not a recording", ExitCode.USAGE)
     shown = credentials(connect, ca=ca, user=user, password_file=password_file, cert=cert, key=key)
     if files:
         name, roster = str(files[0]), Roster(Replay(opened(files, salvage=salvage)))
@@ -103,7 +111,7 @@ def diagnose(
         with narration().status("looking"):
             _look(roster, 0.0 if files else wait_s)
         found = _diagnosed(roster.observe(), name, run_id)
-        _print(found, as_json=as_json, line=watch)
+        _print(found, as_json=as_json, line=watch, stacks=stacks)
         while watch:
             before = found
             deadline = time.monotonic() + _AGAIN_S
@@ -111,7 +119,7 @@ def diagnose(
                 time.sleep(_POLL_S)
             found = _diagnosed(roster.observe(), name, run_id)
             if _gist(found) != _gist(before):
-                _print(found, as_json=as_json, line=True, again=True)
+                _print(found, as_json=as_json, line=True, stacks=stacks, again=True)
             else:
                 found = before
     raise typer.Exit(_status(found))
@@ -170,19 +178,35 @@ def _gist(found: Diagnosis) -> set[tuple[object, ...]]:
     }
 
 
-def _print(found: Diagnosis, *, as_json: bool, line: bool, again: bool = False) -> None:
-    if as_json and line:
-        sys.stdout.write(json.dumps(found.to_json(), allow_nan=False) + "\n")
-        sys.stdout.flush()
-    elif as_json:
-        write_json(found.to_json())
-    else:
-        from swtrace.cli.diagnosis_text import print_diagnosis
+def _print(found: Diagnosis, *, as_json: bool, line: bool, stacks: bool, again: bool = False) -> None:
+    dumped = _stacks(found) if stacks else ()
+    if as_json:
+        document = found.to_json()
+        if stacks:
+            document["stacks"] = [asdict(each) for each in dumped]
+        if line:
+            sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
+            sys.stdout.flush()
+        else:
+            write_json(document)
+        return
+    from swtrace.cli.diagnosis_text import print_diagnosis, print_stacks
 
-        console = data()
-        if again:
-            console.rule(time.strftime("%H:%M:%S"), style="dim")
-        print_diagnosis(found, console)
+    console = data()
+    if again:
+        console.rule(time.strftime("%H:%M:%S"), style="dim")
+    print_diagnosis(found, console)
+    if stacks:
+        print_stacks(dumped, console)
+
+
+def _stacks(found: Diagnosis) -> tuple[RankStacks, ...]:
+    """Return the stacks of the living ranks that the troubles are about."""
+    from swtrace.diagnosis.stacks import dump_stacks
+    from swtrace.trace.identity import RankKey
+
+    named = {RankKey(trouble.run_id or "", rank) for trouble in found.troubles for rank in trouble.finding.ranks}
+    return dump_stacks(rank for rank in found.observation.ranks if rank.key in named and rank.ring.alive)
 
 
 def _status(found: Diagnosis) -> ExitCode:

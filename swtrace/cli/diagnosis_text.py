@@ -9,9 +9,12 @@ from rich.text import Text
 from swtrace.diagnosis.page import LABEL_COLUMNS, MARKS, Style, lines
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from rich.console import Console
 
     from swtrace.diagnosis.diagnosis import Diagnosis
+    from swtrace.diagnosis.stacks import RankStacks
 
 LEVEL_STYLES = {"good": "green", "note": "", "warning": "yellow", "bad": "bold red"}
 _STYLES = {Style.HEADING: "bold", Style.TEXT: "", Style.DIM: "dim"}
@@ -29,3 +32,12 @@ def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
                 text.append(line.label.ljust(LABEL_COLUMNS), "dim")
         text.append(line.text, _STYLES[line.style])
         console.print(text, soft_wrap=True)
+
+
+def print_stacks(stacks: Collection[RankStacks], console: Console) -> None:
+    """Print the Python stacks of ranks, or why there are none."""
+    if not stacks:
+        console.print("\nNo stacks: nothing is wrong with a living rank.")
+    for each in stacks:
+        console.print(Text(f"\nPython stacks of rank {each.rank}", "bold"))
+        console.print(each.text or f"None: {each.problem}.", markup=False, soft_wrap=True)

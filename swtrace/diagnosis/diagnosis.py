@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from swtrace import units
@@ -65,7 +66,7 @@ class Diagnosis:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """All findings, the worst first; of one level, those whose repair saves most."""
+        """All findings, the most urgent first."""
         every = [*(one for said in self.series.values() for one in said.findings), *self.of_hosts]
         return tuple(sorted(every, key=urgency))
 
@@ -166,10 +167,14 @@ class Diagnosis:
 
 
 def urgency(finding: Finding) -> tuple[float, ...]:
-    """Return the key by which findings are sorted: causes before their consequences, the worst first."""
+    """Return the key by which findings are sorted: the worst first.
+
+    Of one level, causes stand before consequences, ranks that stand still before slow ones, and then what saves most.
+    """
     return (
         -finding.level,
         bool(finding.consequence_of),
+        finding.kind not in _conditions(),
         -(finding.saving.share if finding.saving else 0.0),
         -finding.confidence,
     )
@@ -258,6 +263,11 @@ def _explained(findings: Sequence[Finding], of: Collection[Rule]) -> tuple[Findi
         return first_cause(named[kind]) or named[kind] if named[kind] else ""
 
     return tuple(replace(finding, consequence_of=first_cause(finding.kind)) for finding in findings)
+
+
+@cache
+def _conditions() -> frozenset[str]:
+    return frozenset(kind for rule in rules() if rule.about is About.CONDITION for kind in rule.kinds)
 
 
 def _applies(rule: Rule, case: Case) -> bool:

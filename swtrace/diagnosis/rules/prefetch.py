@@ -105,8 +105,8 @@ class EffectivePrefetchStep(Rule):
                 "effective_prefetch_step",
                 Level.BAD,
                 f"{units.listed('Rank', [facts.named(rank) for rank in ranks])} "
-                f"{'issues' if len(ranks) == 1 else 'issue'} some {facts.moves} {ahead} ahead instead of the configured "
-                f"{configured}.",
+                f"{'issues' if len(ranks) == 1 else 'issue'} some {facts.moves} {ahead} ahead instead of the "
+                f"configured {configured}.",
                 {"effective": effective, "configured": configured},
                 ranks=tuple(ranks),
                 advice="Register the layers in the order in which the forward reaches them.",
