@@ -127,14 +127,17 @@ def diagnose(
 
 def _look(roster: Roster, wait_s: float) -> None:
     """Read everything that there is; then until every living rank has gone on, and every daemon has answered."""
+    from swtrace.observing import Link
+
     roster.drain()
     began = time.monotonic()
     first = _progress(roster.observe())
     while (now := time.monotonic()) < began + wait_s:
         seen = roster.observe(facts_every_s=wait_s)
         moved = _progress(seen)
-        gone_on = all(first[rank] < written for rank, written in moved.items() if rank in first)
-        if gone_on and moved and seen.caught_up and not seen.silent and now >= began + _SHORTEST_S:
+        gone_on = all(first.get(rank, 0) < written for rank, written in moved.items())
+        connecting = any(origin.link is Link.CONNECTING for origin in seen.origins)
+        if seen.ranks and gone_on and seen.caught_up and not connecting and now >= began + _SHORTEST_S:
             return
         first = {**moved, **first}
         if not roster.poll():
