@@ -19,6 +19,7 @@ from swtrace.observing import Observation
 from tests.support.commands import help_text
 from tests.support.daemon_threads import serving
 from tests.support.patience import patience
+from tests.support.recorded_run import RecordedRun
 from tests.support.simulated_recordings import record_rings
 from tests.support.simulated_rings import write
 
@@ -91,11 +92,11 @@ def test_a_daemon_that_is_silent_is_a_trouble_of_its_own(rings: Path) -> None:
 def test_nothing_to_look_at_is_a_failure(rings: Path) -> None:
     """Without any rank the command says what to do, and with no finished step that nothing can be said."""
     assert "no rank was found in the rings in " in run_diagnose("--dir", rings, *QUICK, code=ExitCode.FAILED)[1]
-    with write(rings, "hidden", ranks=2, steps=1) as writer:
-        writer.recorders[0].close()
-        page, _ = run_diagnose("--dir", rings, "--run", "run", *QUICK)
-        assert page.startswith(("· Nothing can be said yet.", "✓ Nothing is wrong"))
-        assert "known are: run" in run_diagnose("--dir", rings, "--run", "x", *QUICK, code=ExitCode.USAGE)[1]
+    run = RecordedRun(rings)
+    page, _ = run_diagnose("--dir", rings, *QUICK, code=ExitCode.FAILED)
+    assert page.startswith("· Nothing can be said yet. No step has finished")
+    assert "known are: run-1" in run_diagnose("--dir", rings, "--run", "x", *QUICK, code=ExitCode.USAGE)[1]
+    run.close()
 
 
 def test_a_run_that_has_ended_gives_way_to_one_that_lives(rings: Path) -> None:
@@ -125,7 +126,7 @@ def test_watching_prints_again_when_something_changes(rings: Path, monkeypatch: 
         monkeypatch.setattr(command, "_diagnosed", diagnosed)
         text, _ = run_diagnose("--dir", rings, "--wait", "0", "--watch", "--json", code=ExitCode.INTERRUPTED)
     levels = [json.loads(line)["level"] for line in text.splitlines()]
-    assert levels == ["good", "bad"]
+    assert levels == ["note", "bad"]
     assert len(found) > len(levels)
 
 
