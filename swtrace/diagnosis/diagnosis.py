@@ -219,19 +219,13 @@ def diagnose(observation: Observation) -> Diagnosis:
     said = {}
     for facts in observation.facts.series:
         if facts.ranks:
-            said[facts.key] = verdict(facts, observation.history.get(facts.key, ()), observation.ranks)
-    return with_savings(Diagnosis(observation, said, of_hosts(observation)))
+            steps = observation.history.get(facts.key, ())
+            said[facts.key] = with_savings(verdict(facts, steps, observation.ranks), steps)
+    return Diagnosis(observation, said, of_hosts(observation))
 
 
-def with_savings(diagnosis: Diagnosis) -> Diagnosis:
-    """Return the diagnosis with what each repair would save. Replaying the steps takes up to a second."""
-    history = diagnosis.observation.history
-    return replace(
-        diagnosis, series={key: _with_savings(said, history.get(key, ())) for key, said in diagnosis.series.items()}
-    )
-
-
-def _with_savings(said: Verdict, steps: Sequence[StepFacts]) -> Verdict:
+def with_savings(said: Verdict, steps: Sequence[StepFacts]) -> Verdict:
+    """Return the verdict on some steps with what each repair would save. Replaying the steps takes up to a second."""
     saved: dict[int, Saving | None] = {}
     to_repair = [finding for finding in said.findings if finding.repair is not None]
     for since in dict.fromkeys(finding.since_step for finding in to_repair):

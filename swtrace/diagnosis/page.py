@@ -76,13 +76,13 @@ def who(finding: Finding, diagnosis: Diagnosis, run_id: str | None) -> str:
 
 def since(finding: Finding, now_ns: int) -> str:
     """Return since when a finding is true: the local time, how long before ``now_ns``, and the step."""
-    step = "" if finding.since_step is None else f"step {finding.since_step}"
+    step = "" if finding.since_step is None else f"step {finding.since_step:,}"
     if not finding.since_ns:
         return step
     ago_ns = now_ns - finding.since_ns
-    form = "%H:%M:%S" if ago_ns < _DAY_NS else "%Y-%m-%d %H:%M:%S"
-    at = time.strftime(form, time.localtime(finding.since_ns / NS_PER_S))
-    ago = f" ({units.age(ago_ns)} ago)" if now_ns and ago_ns >= 0 else ""
+    today = 0 <= ago_ns < _DAY_NS
+    at = time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", time.localtime(finding.since_ns / NS_PER_S))
+    ago = f" ({units.age(ago_ns)} ago)" if ago_ns >= 0 else ""
     return f"{at}{ago}{step and f', {step}'}"
 
 

@@ -276,12 +276,12 @@ class TopApp(App[None]):
 
     def _judged(self, observation: Observation, selection: Filter, *, savings: bool) -> None:
         worker, before = get_current_worker(), time.thread_time()
-        shown = picture(observation, selection)
+        shown, said = picture(observation, selection), {}
         for series in shown.series:
             if worker.is_cancelled:
                 return
-            _ = series.verdict  # which keeps it
-        diagnosis = with_savings(shown.diagnosis) if savings else shown.diagnosis
+            said[series.key] = with_savings(series.verdict, series.steps) if savings else series.verdict
+        diagnosis = replace(shown.diagnosis, series=said)
         self._judge_at = time.monotonic() + _JUDGE_REST * (time.thread_time() - before)
         self.post_message(self.Judged(selection, diagnosis))
 
