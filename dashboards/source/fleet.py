@@ -71,6 +71,7 @@ def fleet() -> Dashboard:
             ),
             panels.daemon_table(),
         ),
+        Row("Findings", 7, (16, 8), panels.findings(), panels.findings_over_time()),
         Row(
             "Worst ranks",
             9,

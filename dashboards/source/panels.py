@@ -33,6 +33,7 @@ NEUTRAL = ((BLUE, None),)
 UNKNOWN = (str(queries.UNKNOWN), "unknown", GREY)
 STATE_COLORS = {"ready": GREEN, "in_use": BLUE, "inflight": ORANGE, "free": GREY}
 """Of windows, by what they mean: ready is what prefetch is for, and in flight may become a stall."""
+FINDING_COLORS = {"bad": RED, "warning": ORANGE}
 CAUSE_COLORS = {"transfer": BLUE, "backlog": PURPLE, "skew": RED, "entry_skew": ORANGE, "unattributed": GREY}
 
 ALERT_LEVELS = tuple(
@@ -68,6 +69,8 @@ class Value:
     steps: Steps = NEUTRAL
     mappings: Sequence[tuple[str, str, str]] = ()
     descending: bool = True
+    leads: bool = True
+    """Whether it is the first column. If not, it is the second."""
 
 
 def _titled(panel: AnyPanel, title: str, description: str) -> AnyPanel:
@@ -264,12 +267,15 @@ def table(
     columns: Sequence[str],
     *,
     value: Value | None = None,
+    colors: Mapping[str, str] | None = None,
 ) -> tables.Panel:
     """Return the labels of now's samples as a table with these columns, in this order.
 
-    With ``value``, a first column shows the samples' values. The first column sorts the rows.
+    With ``value``, a column shows the samples' values. The first column sorts the rows. ``colors`` are those of the
+    first label's texts.
     """
-    fields = (*(("Value",) if value else ()), *columns)
+    before, after = ((), columns) if value is None or value.leads else (columns[:1], columns[1:])
+    fields = (*before, *(("Value",) if value else ()), *after)
     panel = (
         _titled(tables.Panel(), title, description)
         .show_header(True)  # noqa: FBT003 (the SDK's)
@@ -287,8 +293,19 @@ def table(
         )
         .with_target(_query(ask, "A", PromQueryFormat.TABLE, instant=True))
     )
-    sorting = common.TableSortByFieldState().display_name(value.title if value else columns[0])
-    panel = panel.sort_by([sorting.desc(bool(value and value.descending))])
+    leading = value if value and value.leads else None
+    sorting = common.TableSortByFieldState().display_name(leading.title if leading else columns[0])
+    panel = panel.sort_by([sorting.desc(bool(leading and leading.descending))])
+    if colors:
+        texts = _mappings([(text, text, color) for text, color in colors.items()])
+        panel = panel.override_by_name(
+            columns[0],
+            [
+                models.DynamicConfigValue("mappings", texts),
+                models.DynamicConfigValue("custom.cellOptions", {"type": "color-text"}),
+                models.DynamicConfigValue("custom.width", 110),
+            ],
+        )
     if value:
         properties = [
             models.DynamicConfigValue("unit", value.unit),
@@ -301,6 +318,30 @@ def table(
         ]
         panel = panel.override_by_name(value.title, properties)
     return panel
+
+
+def findings() -> tables.Panel:
+    """Return what the rules find now."""
+    return table(
+        "Findings",
+        "What the rules find wrong now, and for how much of the last hour they did. Good: none. On the host, swtrace "
+        "diagnose says it in a sentence, with evidence, advice and what a repair would save.",
+        Ask(queries.FINDINGS),
+        ("severity", "kind", "series", "rank", "host", "instance", "run_id"),
+        value=Value("Found for", unit="s", leads=False),
+        colors=FINDING_COLORS,
+    )
+
+
+def findings_over_time() -> statetimeline.Panel:
+    """Return when each finding was there."""
+    return states(
+        "Findings over time",
+        "Each kind of finding while it was there. Good: empty. A finding that comes and goes is near its threshold, or "
+        "is about something that comes and goes.",
+        Ask(queries.FINDINGS_SEEN, "rank {{rank}} {{kind}} {{host}} {{series}} {{instance}} {{run_id}}"),
+        (("1", "found", ORANGE), UNKNOWN),
+    )
 
 
 def daemons() -> tuple[stat.Panel, stat.Panel]:

@@ -143,6 +143,12 @@ RANKS_BY_STALL_RATIO = (
     f"{_INFO} * on ({BY_SERIES_RANK}) group_left () {STALL_RATIO_NOW} or {_living(_INFO)} * {IDLE} or {_INFO} * {DOWN}"
 )
 """The stall ratio, with all that is known about the series and where it runs."""
+_FINDING = f'swtrace_finding{{{DAEMON_SCOPE}, host=~"$host|", rank=~"$rank|", series=~"$series|"}}'
+"""Of ranks, of series as a whole, and of hosts."""
+_EVERY_S = 15
+FINDINGS = f"({_EVERY_S} * sum_over_time({_FINDING}[1h:{_EVERY_S}s]) or 0 * {_FINDING}) and {now(_FINDING)}"
+"""For how many seconds of the last hour each was found; 0 if only just now."""
+FINDINGS_SEEN = or_unknown(_FINDING)
 RANK_INFO = now(of_rank("swtrace_rank_info"))
 REFUSED = _living(now(of_rank("swtrace_series_refused_info")))
 UNTRACED = now(of_rank("swtrace_rank_untraced_info"))

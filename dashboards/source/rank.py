@@ -48,6 +48,7 @@ def rank() -> Dashboard:
                 Ask(queries.PREFETCH_STEP, "{{series}} {{kind}}"),
             ),
         ),
+        Row("Findings", 6, (16, 8), panels.findings(), panels.findings_over_time()),
         Row(
             "Windows",
             9,

@@ -22,7 +22,7 @@ from swtrace.observing import Observation
 from swtrace.observing.observation import series_key
 from swtrace.trace.identity import RankKey
 
-SHARE = 0.03
+SHARE = 0.05
 """Of a core, for the rules about steps."""
 _SAVED_S = 0.5
 """CPU time that a scrape may use for them, however long ago the last one was, until it begins its last series."""

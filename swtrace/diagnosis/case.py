@@ -9,7 +9,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from swtrace.ledger import change
 from swtrace.ledger.facts import Outcome, SeriesFacts, StepFacts
+from swtrace.ledger.planning.repair import Repair, Saving, saving
 from swtrace.observing.observation import ObservedRank
 from swtrace.trace.identity import RankKey
 from swtrace.units import milliseconds
@@ -37,7 +39,7 @@ class Case:
     # -- which steps ---------------------------------------------------------------------------
 
     @cached_property
-    def regular(self) -> Sequence[StepFacts]:
+    def regular(self) -> list[StepFacts]:
         """The steps that no rank aborted and that lack no record."""
         return [step for step in self.steps if not step.partial and not step.aborted]
 
@@ -81,6 +83,19 @@ class Case:
     def global_ranks(self, *group_ranks: int) -> tuple[int, ...]:
         """Return the global numbers of group ranks."""
         return tuple(self.facts.key.group_ranks[rank] for rank in group_ranks)
+
+    def since(self, steps: Sequence[StepFacts], values: npt.NDArray[np.float64]) -> tuple[int | None, int]:
+        """Return from which of these steps a figure of each has been as high as now, and the UNIX time of that step.
+
+        None and 0 if it was as high before.
+        """
+        first = change.since(values)
+        return (None, 0) if first is None else (steps[first].step, self.began_ns(steps[first]))
+
+    def saving(self, repair: Repair, since_step: int | None = None) -> Saving | None:
+        """Return what a repair would save of step time, as of the steps since the trouble began; None if unknown."""
+        recent = [step for step in self.regular if since_step is None or step.step >= since_step]
+        return saving(recent, repair)
 
     @cached_property
     def elapsed_ns(self) -> int:

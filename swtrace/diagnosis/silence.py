@@ -21,18 +21,20 @@ FACTOR = 8
 steps on several ranks that is the longest of thousands, so another that is twice as long is rare."""
 
 
-def silence_ns(steps: Sequence[StepFacts], *, waited: bool = True) -> int:
+def silence_ns(steps: Sequence[StepFacts], *, waited: bool = True, whole_steps: bool = False) -> int:
     """Return how long a stretch without progress must be to count as a hang.
 
     Args:
         steps: The last finished steps.
         waited: Whether another rank waits for the one that makes no progress.
+        whole_steps: Whether progress is only seen at the end of a step, as on a device.
     """
     shortest = SHORTEST_NS if waited else UNWAITED_NS
     settled = [step for step in steps if step.step >= WARM_UP_STEPS]
     if not settled:
         return max(shortest, WARM_UP_NS)
-    return max(shortest, FACTOR * max(map(longest_stretch_ns, settled)))
+    stretches = (int(step.duration_ns.max()) if whole_steps else longest_stretch_ns(step) for step in settled)
+    return max(shortest, FACTOR * max(stretches))
 
 
 def longest_stretch_ns(step: StepFacts) -> int:

@@ -73,6 +73,17 @@ class Standing:
         return self.progress.issued % self.info.num_layers == 0
 
     @property
+    def behind(self) -> int:
+        """How many of the steps that a host has launched its device has not completed; 0 if there is no device."""
+        launched = self.progress.issued // self.info.num_layers
+        return max(0, launched - self.progress.completed) if self.progress.completed_ns else 0
+
+    @property
+    def device_age_ns(self) -> int:
+        """How long a device that is behind has completed no step."""
+        return max(0, self.rank.ring.taken_ns - self.progress.completed_ns)
+
+    @property
     def step(self) -> int:
         """The step that it is in, or runs next."""
         issued, layers = self.progress.issued, self.info.num_layers

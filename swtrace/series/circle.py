@@ -162,10 +162,11 @@ class Circle(Generic[Observer]):
         return self._closed
 
     @property
-    def arrived(self) -> int:
-        """The layer that the forward reached last; the first layer before the first step."""
-        reached = self._next if self._in_step else self._num_layers * (self._step >= 0)
-        return self._indexes[max(reached - 1, 0)]
+    def arrived(self) -> int | None:
+        """The layer that the forward reached last; None if it has reached none."""
+        if self._in_step and self._next > 0:
+            return self._indexes[self._next - 1]
+        return self._indexes[-1] if self.steps else None
 
     # ---- layer by layer ----------------------------------------------------------------------
 
@@ -614,7 +615,7 @@ class Circle(Generic[Observer]):
         """Give up, because no broadcast can be trusted after the group has lost a rank."""
         self.give_up(self._describe_loss(layer, error), error)
 
-    def give_up(self, loss: str, error: RuntimeError) -> NoReturn:
+    def give_up(self, loss: str, error: Exception) -> NoReturn:
         """Refuse every call from now on, because a peer was lost.
 
         Raises:

@@ -6,18 +6,22 @@ by their order alone.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from torch import distributed as dist
 
 from swtrace.errors import TransportError
+from swtrace.series.peer_loss import reason
+from swtrace.series.presence import world_store
 from swtrace.units import listed
 
 if TYPE_CHECKING:
     from swtrace.series.group import Group
+    from swtrace.series.peer_loss import Peers
 
 GLOO = "gloo"
 
@@ -32,7 +36,10 @@ _calls: Counter[str] = Counter()
 """Number of roll calls so far, by purpose and ranks."""
 
 
-def roll_call(group: Group, description: str, timeout_s: float) -> None:
+_FIRST_POLL_S, _LONGEST_POLL_S = 0.001, 0.05
+
+
+def roll_call(group: Group, description: str, timeout_s: float, peers: Peers) -> None:
     """Wait until every rank of a group has called this for the same purpose.
 
     Making a communicator also waits for the ranks, but for torch's half an hour, and then does not name those missing.
@@ -41,33 +48,43 @@ def roll_call(group: Group, description: str, timeout_s: float) -> None:
         group: the ranks.
         description: the purpose.
         timeout_s: how long to wait; ``SWTRACE_TIMEOUT``.
+        peers: the other ranks, whose processes are known afterwards.
 
     Raises:
-        TransportError: ranks are missing; the message says which.
+        TransportError: ranks are missing, or gone; the message says which.
     """
     ranks = tuple(group.ranks)
     purpose = f"{description}/{','.join(map(str, ranks))}"
-    store = dist.group.WORLD.get_group_store()  # type: ignore[union-attr]
+    store = world_store()
     keys = [f"swtrace/roll-call/{purpose}/{_calls[purpose]}/{rank}" for rank in ranks]
     _calls[purpose] += 1
-    reason = ""
     try:
         store.set(keys[group.rank_in_group], "here")
-        store.wait(keys, timedelta(seconds=timeout_s))
-    except RuntimeError as error:
-        reason = str(error).strip().partition("\n")[0]
-    else:
-        return
-    try:
-        missing = [rank for rank, key in zip(ranks, keys, strict=True) if not store.check([key])]
-    except RuntimeError:  # in most torch worlds rank 0 hosts the store
-        raise TransportError(f"torch's store is gone, and so is the rank that hosts it: {reason}") from None
-    if not missing:  # the last one came just now
-        return
-    raise TransportError(
-        f"{listed('rank', missing)} did not start post-processing within {timeout_s:g} s (died, or never calls it); "
-        f"SWTRACE_TIMEOUT sets how long a rank waits for a peer"
-    )
+        missing = _missing(store, dict(zip(ranks, keys, strict=True)), timeout_s, peers)
+        peers.meet()
+    except RuntimeError as error:  # in most torch worlds rank 0 hosts the store
+        host = peers.find() or "torch's store is gone, and so is the rank that hosts it"
+        raise TransportError(f"{host}: {reason(error)}") from None
+    gone = peers.find() if missing and peers.gone() else ""
+    if gone:
+        raise TransportError(gone)
+    if missing:
+        raise TransportError(
+            f"{listed('rank', missing)} did not start post-processing within {timeout_s:g} s (died, or never calls "
+            f"it); SWTRACE_TIMEOUT sets how long a rank waits for a peer"
+        )
+
+
+def _missing(store: Any, keys: Mapping[int, str], timeout_s: float, peers: Peers) -> list[int]:
+    """Wait until every rank has set its key, a rank is gone, or the time is over; return the ranks that have not."""
+    deadline, pause_s = time.monotonic() + timeout_s, _FIRST_POLL_S
+    while not store.check(list(keys.values())):
+        peers.meet()
+        if peers.gone() or time.monotonic() > deadline:
+            return [rank for rank, key in keys.items() if not store.check([key])]
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_POLL_S)
+    return []
 
 
 class Communicator:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -32,7 +33,7 @@ from swtrace.series.journal import Journal
 from swtrace.series.layer import SeriesLayer, Window, WindowPool
 from swtrace.series.ownership import CheckingJournal, OwnershipCheck
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
-from swtrace.series.peer_loss import describe_death, describe_loss, reason
+from swtrace.series.peer_loss import BEFORE_STEPS, Peers
 from swtrace.series.placing import Placement, Placing, Unshareable
 from swtrace.series.planned import planned
 from swtrace.series.pull.device_pull_transport import DevicePullTransport
@@ -78,8 +79,6 @@ class RunningSeries:
     """By position."""
     windows: tuple[Window, ...]
     circle: Circle[Any]
-    describe_death: Callable[[int, RuntimeError], str]
-    """Returns which peers died, given a layer and an error of a collective that is not the series' own."""
 
 
 def pulls(group: Group, settings: Settings) -> bool:
@@ -88,7 +87,11 @@ def pulls(group: Group, settings: Settings) -> bool:
 
 
 def new_transport(
-    constants: SeriesConstants, modules: Mapping[int, nn.Module], proposal: RunIdProposal, settings: Settings
+    constants: SeriesConstants,
+    modules: Mapping[int, nn.Module],
+    peers: Peers,
+    proposal: RunIdProposal,
+    settings: Settings,
 ) -> Transport[Any]:
     """Return a transport: none to observe; pull, if chosen or if the ranks share no torch world; else by the backend.
 
@@ -97,6 +100,7 @@ def new_transport(
     Args:
         constants: of the series.
         modules: its linears.
+        peers: its other ranks.
         proposal: the run id, under which ranks that pull meet.
         settings: the transport, the folder of rings, and how long to wait for a peer.
 
@@ -110,17 +114,19 @@ def new_transport(
         return _pull(constants, modules, proposal, settings)
     description, timeout_s = f"swtrace:{constants.name}", settings.timeout_s
     try:
-        roll_call(constants.group, description, timeout_s)
+        roll_call(constants.group, description, timeout_s, peers)
     except TransportError as error:
-        raise PeerLostError(f"{constants.where}: {error}") from error
+        raise PeerLostError(f"{constants.where}, {BEFORE_STEPS}: {error}") from error
     if constants.observed:
         return unshared(constants.group, _device(modules), constants.num_layers)
     try:
         if backend(constants.group) == GLOO:
-            return TorchTransport(constants.group, description=description, timeout_s=timeout_s)
+            # Connecting waits for a rank that dies meanwhile until the timeout.
+            connect = partial(TorchTransport, constants.group, description=description, timeout_s=timeout_s)
+            return peers.unless_gone(connect)
         mover = CollectiveMover(constants.group, description=description, timeout_s=timeout_s)
     except RuntimeError as error:
-        raise PeerLostError(f"{constants.where}: the ranks could not connect to each other: {reason(error)}") from error
+        raise PeerLostError(peers.describe_unconnected(error)) from error
     return DeviceTransport(TorchDevice(_device(modules)), mover, constants.num_layers)
 
 
@@ -171,6 +177,7 @@ class PostProcessing:
         modules: Mapping[int, nn.Module],
         pending: Mapping[int, PendingLayer],
         transport: Transport[Any],
+        peers: Peers,
         recorder: Recorder | RecorderSource | None,
         proposal: RunIdProposal,
         tracing: TracingOutcome,
@@ -187,6 +194,7 @@ class PostProcessing:
             modules: its linears, by layer.
             pending: how far they are loaded, by layer.
             transport: no operation issued yet.
+            peers: its other ranks.
             recorder: where to record; see :class:`~swtrace.series.series.Series`.
             proposal: the run id that this rank would use.
             tracing: what this rank reports to the others about its tracing, unless opening the ring fails.
@@ -199,11 +207,12 @@ class PostProcessing:
         self._modules = modules
         self._pending = pending
         self._transport = transport
+        self._peers = peers
         self._recorder = recorder
+        if not callable(recorder):
+            peers.recorder = recorder
         self._proposal = proposal
         self._tracing = tracing
-        self._untraced: frozenset[int] = frozenset()
-        """Ranks without a ring, whose death cannot be detected."""
         self._proof = proof
         self._settings = settings
         self._plan = plan
@@ -300,7 +309,7 @@ class PostProcessing:
         recorder, tracing = self._open_ring(run_id, info)
         outcomes: Any = self._gather(tracing)
         info = replace(info, untraced=settle_tracing(constants.where, constants.ranks, outcomes))
-        self._untraced = frozenset(rank.rank for rank in info.untraced)
+        self._peers.untraced = frozenset(rank.rank for rank in info.untraced)
         journal = self._journal(recorder, info)
         if constants.tagged:
             check = OwnershipCheck(constants.where, layers, windows, transport.device)
@@ -312,11 +321,11 @@ class PostProcessing:
             constants.prefetch_step,
             transport,
             journal,
-            self._describe_loss,
+            self._peers.describe_loss,
             rolling=constants.windows == "rolling",
         )
         self._hide_own_views()
-        return RunningSeries(info, layers, windows, circle, self._describe_death)
+        return RunningSeries(info, layers, windows, circle)
 
     def _agree(self) -> str:
         constants = self._constants
@@ -457,7 +466,8 @@ class PostProcessing:
             return None, tracing
         try:
             if callable(recorder):
-                self._recorder = recorder = recorder(run_id, self._constants.rank, self._settings)
+                recorder = recorder(run_id, self._constants.rank, self._settings)
+                self._peers.recorder = recorder
             recorder.entry(info)
         except RingCreateError as error:
             return None, replace(tracing, untraced=error.reason, failed=True)
@@ -496,19 +506,5 @@ class PostProcessing:
         refusals: Any = self._gather(refusal)
         return next((refusal for refusal in refusals if refusal), "")
 
-    def _describe_loss(self, layer: SeriesLayer | None, error: RuntimeError) -> str:
-        recorder = self._opened_recorder
-        return describe_loss(
-            self._constants.where, self._constants.ranks, layer, error, recorder, untraced=self._untraced
-        )
-
-    def _describe_death(self, layer_idx: int, error: RuntimeError) -> str:
-        return describe_death(self._constants.where, self._constants.ranks, layer_idx, error, self._opened_recorder)
-
-    @property
-    def _opened_recorder(self) -> Recorder | None:
-        recorder = self._recorder
-        return None if callable(recorder) else recorder
-
     def _lose(self, layer: SeriesLayer | None, error: RuntimeError) -> NoReturn:
-        raise PeerLostError(self._describe_loss(layer, error)) from error
+        raise PeerLostError(self._peers.describe_loss(layer, error)) from error

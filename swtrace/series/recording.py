@@ -71,8 +71,9 @@ def _first_in_the_world(run_id: str) -> str:
 
     if not dist.is_available() or not dist.is_initialized():
         return run_id
-    store = dist.group.WORLD.get_group_store()  # type: ignore[union-attr]
-    answer: bytes = store.compare_set(f"swtrace/run-id/{_Process.rings}", "", run_id)
+    from swtrace.series.presence import world_store
+
+    answer: bytes = world_store().compare_set(f"swtrace/run-id/{_Process.rings}", "", run_id)
     return answer.decode()
 
 

@@ -23,6 +23,7 @@ from swtrace.series.keeping import Keeper
 from swtrace.series.loading import Landing, PendingLayer, return_freed
 from swtrace.series.operations import TRACED, records_operations
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
+from swtrace.series.peer_loss import BEFORE_STEPS, Peers
 from swtrace.series.planned import read_plan
 from swtrace.series.post_processing import PostProcessing, RunningSeries, new_transport, pulls, run_id_proposal
 from swtrace.series.proof import Proof, TryOut
@@ -101,7 +102,7 @@ class Series:
         time_every: int | None = None,
         settings: Settings | None = None,
     ) -> None:
-        """Describe the series. Nothing is allocated or communicated before :meth:`post_process`.
+        """Describe the series. Before :meth:`post_process`, nothing is allocated, and no rank waits for another.
 
         Args:
             name: identifies the series in records and errors; the same on all ranks.
@@ -162,6 +163,7 @@ class Series:
         self._resident = frozenset(constants.stack).difference(constants.layers)
         self.where = constants.where
         """The series and the rank, for errors."""
+        self.peers = Peers(self.where, group, ranks)
         self._transport = transport
         self._loads_alone = transport is None and not observed and pulls(group, settings)
         """Whether each rank may have a checkpoint of its own."""
@@ -371,27 +373,31 @@ class Series:
         if self._closed or self._withdrawn:
             raise OrderError(f"{self.where}: post-processed after it was {'closed' if self._closed else 'withdrawn'}")
         try:
-            proposal = run_id_proposal(self._recorder_source, self._settings)
-            if self._transport is None:
-                self._transport = new_transport(self._constants, self._modules, proposal, self._settings)
-            work = PostProcessing(
-                self._constants,
-                self._modules,
-                self._pending,
-                self._transport,
-                self._recorder_source,
-                proposal,
-                self._tracing,
-                self._proof,
-                self._settings,
-                self._plan,
-                observed_bytes=max(
-                    (known or loaded_bytes(self._modules[layer]) for layer, known in self._observed_bytes.items()),
-                    default=0,
-                ),
-            )
-            self._landing.release()
-            outcome = work.run()
+            with self.naming_dead_peers():
+                proposal = run_id_proposal(self._recorder_source, self._settings)
+                if self._transport is None:
+                    self._transport = new_transport(
+                        self._constants, self._modules, self.peers, proposal, self._settings
+                    )
+                work = PostProcessing(
+                    self._constants,
+                    self._modules,
+                    self._pending,
+                    self._transport,
+                    self.peers,
+                    self._recorder_source,
+                    proposal,
+                    self._tracing,
+                    self._proof,
+                    self._settings,
+                    self._plan,
+                    observed_bytes=max(
+                        (known or loaded_bytes(self._modules[layer]) for layer, known in self._observed_bytes.items()),
+                        default=0,
+                    ),
+                )
+                self._landing.release()
+                outcome = work.run()
         except BaseException as error:
             if isinstance(error, PeerLostError):
                 self._refusal, self._refusal_text = PeerLostError, str(error)
@@ -412,7 +418,8 @@ class Series:
         if self._running_series is not None and self._settings.probe is not None:
             from swtrace.series.probe import probe_at_start
 
-            probe_at_start(self._constants.group, self.info, self._settings)
+            with self.naming_dead_peers():
+                probe_at_start(self._constants.group, self.info, self._settings)
 
     def _watch(self, running: RunningSeries) -> None:
         """Start to intercept reads and changes of the layers' tensors."""
@@ -559,6 +566,8 @@ class Series:
 
         Meanwhile, readers see that this rank is in such a collective.
 
+        It may also wrap collectives before post-processing, and after the series was closed.
+
         Raises:
             PeerLostError: the collective failed and a peer has died. Any other error passes unchanged.
         """
@@ -569,13 +578,19 @@ class Series:
     def _naming_dead_peers(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:
-            running = self._running_series
-            if running is not None and running.info.shared and running.circle.running:
-                loss = running.describe_death(running.circle.arrived, error)
-                if loss:
-                    running.circle.give_up(loss, error)
+        except (RuntimeError, OSError) as error:
+            loss = "" if self._constants.observed else self.peers.describe_death(self.place, error)
+            if loss and self._circle is not None and self._circle.running:
+                self._circle.give_up(loss, error)
+            if loss:
+                raise PeerLostError(loss) from error
             raise
+
+    @property
+    def place(self) -> str:
+        """How far the forward has come: the series, the rank, and the layer that it reached last."""
+        arrived = None if self._circle is None else self._circle.arrived
+        return f"{self.where}, {BEFORE_STEPS if arrived is None else f'layer {arrived}'}"
 
     @contextmanager
     def replay(self) -> Iterator[None]:

@@ -2,8 +2,9 @@
 
 A broadcast from a dead peer fails with an error that names it. But a rank may be blocked elsewhere: vLLM's tensor
 parallel reduction on CPU waits forever once a peer is gone, until vLLM kills the rank, which then reports
-nothing. So a thread checks once a second whether the peers still hold the locks of their rings. This takes two
-system calls per peer, on descriptors opened once, and shares no lock with the forward.
+nothing. So a thread checks whether the peers still hold the locks of their rings: when the process of one ends, and
+once a second, because processes in other containers are out of sight. This takes two system calls per peer, on
+descriptors opened once, and shares no lock with the forward.
 
 Peers on other hosts have no ring here. Their loss shows only when a broadcast fails. Ranks that pull do not depend on
 each other: the series itself says who is gone, and goes on.
@@ -13,8 +14,8 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from swtrace.series.transport import RECEIVER
 from swtrace.trace import schema
 from swtrace.trace.directory import opened, ring_paths
 from swtrace.trace.header import decode_header, writer_lives
+from swtrace.trace.liveness import open_process
 
 if TYPE_CHECKING:
     from swtrace.series import Series
@@ -55,6 +57,9 @@ class PeerMonitor:
         self._run_id = recorder.identity.run_id
         self._rank = recorder.identity.rank
         self._missing = {rank for one in self._series.values() for rank in one.info.group_ranks} - {self._rank}
+        names = {name for one in self._series.values() for name in one.peers.processes.values()}
+        self._processes = [descriptor for name in names if (descriptor := open_process(name)) is not None]
+        """Descriptors that show when a peer's process ends. Only its ring shows whether it stopped cleanly."""
         self._searches = SEARCHES
         self._rings: dict[int, int] = {}
         """Descriptors by rank."""
@@ -83,10 +88,19 @@ class PeerMonitor:
                         else:
                             self._log_death(rank)
                         os.close(self._rings.pop(rank))
-                time.sleep(PERIOD_S)
+                self._await_end()
         finally:
-            for descriptor in self._rings.values():
+            for descriptor in (*self._rings.values(), *self._processes):
                 os.close(descriptor)
+
+    def _await_end(self) -> None:
+        """Wait until a peer's process ends, or it is time to check the rings again."""
+        poll = select.poll()
+        for descriptor in self._processes:
+            poll.register(descriptor, select.POLLIN)
+        for descriptor, _ in poll.poll(PERIOD_S * 1000):
+            self._processes.remove(descriptor)
+            os.close(descriptor)
 
     def _search(self) -> None:
         """Open the rings of missing peers that exist by now."""

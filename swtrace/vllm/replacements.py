@@ -184,6 +184,7 @@ def _offloader(chosen: Any) -> Any:
     if not settings.enabled:
         decline("its additional_config disables swtrace", settings, vllm_config)
         return chosen
+    from swtrace.vllm.collectives import mark_collectives
     from swtrace.vllm.graphs import split_graphs
     from swtrace.vllm.groups import Refused, explained, refuse_engine, refuse_to_observe
     from swtrace.vllm.lifecycle import refuse_loading, watch_worker
@@ -202,6 +203,7 @@ def _offloader(chosen: Any) -> Any:
             refuse_loading(vllm_config)
         split_graphs(vllm_config)
         mark_steps()
+        mark_collectives()
         watch_worker()
     except Refused as refusal:
         decline(str(refusal), settings, vllm_config)

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 
 from swtrace.errors import DisagreementError, SettingsError, TransportError
+from swtrace.series.presence import world_store
 from swtrace.series.recording import propose_run_id
 from swtrace.trace.share_folder import ShareFolder, folder_name
 from swtrace.units import listed
 from swtrace.vllm.groups import REPLICAS, Choice, Refused
-from swtrace.vllm.presence import world_store
 from swtrace.vllm.replicas import Replica, own_replica
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
@@ -23,10 +22,11 @@ VERDICT_S = 0.2
 @pytest.fixture(scope="module")
 def straggling() -> Observation:
     """Three ranks of one series, one of which computes longer."""
-    shape = {"ranks": 3, "layers": 12, "k": 1, "steps": 24, "occupancy": 300_000}
-    return observation_of(
-        simulate(**shape, compute=lambda rank, _step, _position: 1_000_000 + 400_000 * (rank == SLOW))
-    )
+
+    def compute(rank: int, _step: int, _position: int) -> int:
+        return 1_000_000 + 400_000 * (rank == SLOW)
+
+    return observation_of(simulate(ranks=3, layers=12, k=1, steps=24, occupancy=300_000, compute=compute))
 
 
 class Clocks:
@@ -150,7 +150,7 @@ def test_findings_of_a_series_that_is_gone_are_gone(straggling: Observation) -> 
 
 def labelled(
     observation: Observation, *findings: Finding, hosts: bool = False, of_series: bool = True
-) -> Collection[dict[str, str]]:
+) -> list[dict[str, str]]:
     """Return the labels of findings about the series, or about no single one."""
     series = observation.facts.series[0].key if of_series else None
     shown = Labelling().assign(observation.ranks, hosts=hosts)

@@ -10,6 +10,7 @@ import yaml
 
 from dashboards.source.queries import (
     DOWN,
+    FINDINGS,
     HIGHEST_STALL_RATIOS,
     IDLE,
     LAST_STALL,
@@ -100,6 +101,22 @@ def test_a_run_that_ended_has_no_ratio_while_another_uses_its_ranks(tmp_path: Pa
         }
     _expect(tmp_path, given, "5m15s", HIGHEST_STALL_RATIOS, {_series("", rank="0", series="there"): 0.125})
     _expect(tmp_path, given, "5m15s", ON_TIME_RATE, {"{}": 1})
+
+
+@pytest.mark.prometheus
+def test_a_finding_is_shown_with_the_time_for_which_it_was_found(tmp_path: Path) -> None:
+    """Only findings of now, each with its time within the last hour, also one that comes and goes or has just come."""
+    name = "swtrace_finding"
+    half = {"kind": "slow_link", "rank": "1", "series": "s"}
+    whole, new, gone = {**half, "rank": "2"}, {"kind": "channel_bound", "series": "s"}, {**half, "rank": "3"}
+    given = {
+        _series(name, **half): " ".join(["1", "stale"] * 20) + " 1",
+        _series(name, **whole): "1x40",
+        _series(name, **new): "_x40 1",
+        _series(name, **gone): "1x20 stale",
+    }
+    expected = {_series("", **half): 21 * 15.0, _series("", **whole): 41 * 15.0, _series("", **new): 15.0}
+    _expect(tmp_path, given, "10m", FINDINGS, expected)
 
 
 def _expect(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from torch.distributed import DistStoreError
@@ -10,6 +11,7 @@ from torch.distributed import DistStoreError
 from swtrace.errors import PeerLostError, SwtraceError
 from swtrace.series import RankGroup, Series, post_processing
 from swtrace.series.agreement import RunIdProposal
+from swtrace.series.peer_loss import BEFORE_STEPS, Peers
 from swtrace.settings import Settings
 from tests.support.ranks import run_ranks
 from tests.support.shared_blocks import RIGHT, Block, Case
@@ -62,7 +64,9 @@ def one_never_comes(rank: int, dies: bool) -> str:  # noqa: FBT001 (passed by po
 def test_a_peer_that_never_comes_is_named_within_the_timeout(dies: bool) -> None:  # noqa: FBT001 (pytest's way)
     """``SWTRACE_TIMEOUT`` also applies before the first broadcast, and the error names the missing rank."""
     told, _ = run_ranks(2, one_never_comes, dies, environment={"SWTRACE_TIMEOUT": "1"})
-    assert told.startswith("PeerLostError: series 'lonely', rank 0: rank 1 did not start post-processing within 1 s")
+    assert told.startswith(
+        f"PeerLostError: series 'lonely', rank 0, {BEFORE_STEPS}: rank 1 did not start post-processing within 1 s"
+    )
     assert told.endswith("soon")
 
 
@@ -75,12 +79,13 @@ def test_ranks_that_cannot_connect_in_time_are_told_the_setting(monkeypatch: pyt
     monkeypatch.setattr(post_processing, "roll_call", lambda *_: None)
     monkeypatch.setattr(post_processing, "backend", lambda _: "gloo")
     monkeypatch.setattr(post_processing, "TorchTransport", never)
-    constants = SimpleNamespace(
+    constants: Any = SimpleNamespace(
         name="hasty", where="series 'hasty', rank 1", observed=False, group=RankGroup((0, 1), 1, object())
     )
+    peers, proposal = Peers(constants.where, constants.group, (0, 1)), RunIdProposal("run", fixed=False)
     with pytest.raises(PeerLostError) as caught:
-        post_processing.new_transport(constants, {}, RunIdProposal("run", fixed=False), Settings(timeout_s=0.001))  # type: ignore[arg-type]
+        post_processing.new_transport(constants, {}, peers, proposal, Settings(timeout_s=0.001))
     assert str(caught.value) == (
-        "series 'hasty', rank 1: the ranks could not connect to each other: wait timeout after 1ms, keys: "
-        "/default_pg/0; SWTRACE_TIMEOUT sets how long a rank waits for a peer"
+        f"series 'hasty', rank 1, {BEFORE_STEPS}: the ranks could not connect to each other: wait timeout after 1ms, "
+        "keys: /default_pg/0; SWTRACE_TIMEOUT sets how long a rank waits for a peer"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from swtrace.trace.directory import ring_name
 from swtrace.trace.identity import UntracedRank
 from swtrace.trace.recorder import Recorder, SeriesRecorder
-from swtrace.trace.schema import Observed, Phase
+from swtrace.trace.schema import Observed, Phase, Stage
 from tests.support.patience import patience
 from tests.support.recorded_run import identity, series_info
 
@@ -32,8 +32,11 @@ class OddRanks:
         self._bypassed = self._series(directory, 1, "odd.bypassed")
         self._lapping = self._series(directory, 2, "odd.lapping", records=64)
         hanging = self._series(directory, 3, "odd.hanging")
-        _write(hanging, 0, time.monotonic_ns() - 300_000_000_000, 0)
-        hanging.window_issued(0, 1, 2, time.monotonic_ns() - 300_000_000_000)
+        long_ago = time.monotonic_ns() - 300_000_000_000
+        _write(hanging, 0, long_ago, 0)
+        hanging.enter_stage(Stage.MARKED, long_ago)
+        hanging.issued(6, long_ago)
+        hanging.block(1, long_ago)
         refused = self._series(directory, 4, "odd.shared", untraced=(UntracedRank(1004, "no room for its ring"),))
         self._recorders[-1].add_series(
             series_info(0, name="odd.refused", refused="different shapes", window_count=0, owned_layers=0)
@@ -44,6 +47,9 @@ class OddRanks:
         _write(died.add_series(series_info(0, name="odd.died")), 0, time.monotonic_ns(), 0)
         died._detach()  # lets go of the ring without closing it, as a death does
         (directory / ring_name(_RUN, 7)).write_bytes(b"no ring")
+        for rank, issued in ((8, 0), (9, 1 << 30)):
+            diverged = self._series(directory, rank, "odd.diverged", group_ranks=(8, 9), rank_in_group=rank - 8)
+            diverged.issued(issued, time.monotonic_ns())
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 

@@ -16,8 +16,9 @@ from swtrace.series import RankGroup, Series
 from swtrace.series.operations import forget, reach, wait
 from swtrace.series.recording import close, process_recorder, propose_run_id
 from swtrace.trace.directory import SUFFIX
+from swtrace.vllm import peer_monitor
 from swtrace.vllm.peer_monitor import PeerMonitor, start_peer_monitor
-from tests.support.patience import eventually
+from tests.support.patience import eventually, patience
 from tests.support.ranks import ranks
 
 LAYERS = 4
@@ -39,6 +40,8 @@ def program(rank: int, end: str, folder: str) -> list[str]:
     """Let rank 1 end while rank 0 is busy in the middle of a step, and return the log of rank 0."""
     said = Said()
     logging.getLogger("vllm.swtrace").addHandler(said)
+    if end == "killed":  # its process ends, which the watch notices before it checks the rings again
+        peer_monitor.PERIOD_S = 2 * patience()
     series = Series("o_proj", RankGroup.world(), 3, 3 + LAYERS, recorder=process_recorder)
     one = series.number
     layers: list[Any] = [nn.Linear(8, 8, bias=False) for _ in range(LAYERS)]
@@ -77,7 +80,7 @@ def program(rank: int, end: str, folder: str) -> list[str]:
 
 def test_peers_that_pull_are_not_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their death does not end the series, which reports it, so the watch of a rank that only pulls ends at once."""
-    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("the watch goes on"))
+    monkeypatch.setattr(PeerMonitor, "_await_end", lambda _: pytest.fail("the watch goes on"))
     info = SimpleNamespace(rendezvous="receiver", group_ranks=(0, 1))
     series: Any = SimpleNamespace(number=1, post_processed=True, closed=False, info=info)
     identity = SimpleNamespace(run_id="r", rank=0)
@@ -89,7 +92,7 @@ def test_peers_that_pull_are_not_watched(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_peer_that_dies_is_named_though_nobody_waits_for_it(end: str, tmp_path: Path) -> None:
     """A killed rank is named with the series and the last layer reached; one that ends cleanly is not.
 
-    A rank that made its ring again after its removal is named only once it dies.
+    A rank that made its ring again after its removal is named only once it dies. A death is named at once.
     """
     with ranks(2, program, end, str(tmp_path), environment={"SWTRACE_DIR": str(tmp_path / "rings")}) as (survivor, _):
         said = survivor.result()

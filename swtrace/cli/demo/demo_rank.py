@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from swtrace.cli.demo.lost_ranks import LostRanks
     from swtrace.cli.demo.scenarios import Dials
     from swtrace.series import RankGroup, Series
 
@@ -34,28 +35,31 @@ _PR_SET_TIMERSLACK = 29
 _TIMERSLACK_NS = 1000
 """The default of 50 us would lengthen every layer's compute by about 100 us."""
 _RENDEZVOUS = timedelta(seconds=120)
+_NOTICE_S = 1.0
+"""How long the launcher may take to notice that a rank was lost."""
 
 
 class OutputDiffersError(SwtraceError):
     """A layer's output differs from that of its true weight."""
 
 
-def run_rank(dials: Dials, rank: int, rendezvous: Path) -> ExitCode:
+def run_rank(dials: Dials, rank: int, rendezvous: Path, lost: LostRanks) -> ExitCode:
     """Run as rank ``rank`` until all steps are done. Report errors as events; return the exit status."""
     import torch.distributed as dist
 
     from swtrace.series import RankGroup, recording
 
     try:
-        _prepare_process()
-        if dials.transport is Transport.PULL:
-            steps, checked = _run(dials, rank, RankGroup(tuple(range(dials.ranks)), rank))
-        else:
-            dist.init_process_group(
-                "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=dials.ranks, timeout=_RENDEZVOUS
-            )
-            steps, checked = _run(dials, rank, RankGroup.world())
-            dist.destroy_process_group()
+        with lost.ending_if_stuck(rank, lambda: _give_up(dials, rank)):
+            _prepare_process()
+            if dials.transport is Transport.PULL:
+                steps, checked = _run(dials, rank, RankGroup(tuple(range(dials.ranks)), rank))
+            else:
+                dist.init_process_group(
+                    "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=dials.ranks, timeout=_RENDEZVOUS
+                )
+                steps, checked = _run(dials, rank, RankGroup.world())
+                dist.destroy_process_group()
     except SwtraceError as error:
         RankReport(What.FAILED, rank, text=str(error)).write()
         return ExitCode.OUTPUT_DIFFERS if isinstance(error, OutputDiffersError) else exit_code(error)
@@ -63,12 +67,27 @@ def run_rank(dials: Dials, rank: int, rendezvous: Path) -> ExitCode:
         if dials.transport is Transport.PULL:
             raise
         # Before the series exists, calls of torch.distributed such as the rendezvous fail with plain RuntimeErrors.
-        RankReport(What.FAILED, rank, text=f"torch.distributed failed: {str(error).splitlines()[0]}").write()
-        return ExitCode.FAILED
+        who = f"{_give_up(dials, rank)}: {lost}; " if lost.wait(_NOTICE_S) else ""
+        RankReport(What.FAILED, rank, text=f"{who}torch.distributed failed: {str(error).splitlines()[0]}").write()
+        return ExitCode.RANK_LOST if who else ExitCode.FAILED
     finally:
         recording.close()
     RankReport(What.FINISHED, rank, steps=steps, checked=checked).write()
     return ExitCode.SUCCESS
+
+
+def _give_up(dials: Dials, rank: int) -> str:
+    """End the part of this rank; return how far it has come, or nothing if it goes on without the others."""
+    from swtrace.series import presence
+    from swtrace.series.operations import numbered
+    from swtrace.series.peer_loss import BEFORE_STEPS
+
+    for series in numbered():
+        if dials.transport is Transport.PULL and series.post_processed:
+            return ""
+        presence.give_up()
+        return series.place
+    return f"rank {rank}, {BEFORE_STEPS}"
 
 
 def _prepare_process() -> None:

@@ -7,6 +7,7 @@ process of the demo outlives the one that started it.
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from swtrace.cli.child import end_with_parent
 from swtrace.cli.demo.demo_rank import run_rank
+from swtrace.cli.demo.lost_ranks import LostRanks
 from swtrace.cli.demo.report_lines import RankReport, What
 from swtrace.cli.demo.scenarios import Dials, Transport
 from swtrace.cli.exit_codes import ExitCode
@@ -36,12 +38,13 @@ def _main() -> None:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     ranks: dict[int, int] = {}
+    lost = LostRanks(mmap.mmap(-1, dials.ranks))
     try:
         for rank in range(dials.ranks):
-            pid = _fork(dials, rank, rendezvous)
+            pid = _fork(dials, rank, rendezvous, lost)
             ranks[pid] = rank
             RankReport(What.STARTED, rank, pid=pid).write()
-        _wait(ranks, math.inf if dials.transport is Transport.PULL else _GRACE_S)
+        _wait(ranks, lost, math.inf if dials.transport is Transport.PULL else _GRACE_S)
     finally:
         for pid in ranks:
             os.kill(pid, signal.SIGKILL)
@@ -51,7 +54,7 @@ def _main() -> None:
             remove(folder)
 
 
-def _fork(dials: Dials, rank: int, rendezvous: Path) -> int:
+def _fork(dials: Dials, rank: int, rendezvous: Path, lost: LostRanks) -> int:
     parent = os.getpid()
     pid = os.fork()
     if pid:
@@ -60,7 +63,7 @@ def _fork(dials: Dials, rank: int, rendezvous: Path) -> int:
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         end_with_parent(parent, signal.SIGKILL)
-        status = run_rank(dials, rank, rendezvous)
+        status = run_rank(dials, rank, rendezvous, lost)
     except BaseException:  # noqa: BLE001 (a forked child must not unwind into its parent's frames)
         traceback.print_exc()
     finally:
@@ -68,7 +71,7 @@ def _fork(dials: Dials, rank: int, rendezvous: Path) -> int:
         os._exit(status)
 
 
-def _wait(ranks: dict[int, int], grace_s: float) -> None:
+def _wait(ranks: dict[int, int], lost: LostRanks, grace_s: float) -> None:
     """Reap every rank and remove it from ``ranks``. After a failure, give the others ``grace_s`` to exit."""
     deadline = math.inf
     while ranks and time.monotonic() < deadline:
@@ -77,12 +80,14 @@ def _wait(ranks: dict[int, int], grace_s: float) -> None:
             time.sleep(_POLL_S)
             continue
         status = os.waitstatus_to_exitcode(wait_status)
-        RankReport(What.EXITED, ranks.pop(pid), pid=pid, status=status).write()
+        rank = ranks.pop(pid)
+        RankReport(What.EXITED, rank, pid=pid, status=status).write()
         if status:
+            lost.add(rank, died=status < 0)
             deadline = min(deadline, time.monotonic() + grace_s)
     for pid, rank in ranks.items():
         RankReport(
-            What.FAILED, rank, pid=pid, text="killed, because it did not notice that a rank of its group was lost"
+            What.FAILED, rank, pid=pid, text=f"killed, because it did not notice that {lost} and its group was lost"
         ).write()
 
 

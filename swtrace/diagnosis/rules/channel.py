@@ -13,6 +13,7 @@ from swtrace.diagnosis.finding import Finding, Level
 from swtrace.diagnosis.rule import About, Needs, Rule
 from swtrace.ledger.channel import SERIAL
 from swtrace.ledger.facts import SeriesFacts, StepFacts
+from swtrace.ledger.planning.repair import Part, Repair
 from swtrace.units import milliseconds
 
 _TIGHT = 1.1
@@ -47,6 +48,7 @@ class Channel(Rule):
         ranks = () if alone is None else (alone,)
         each = next(info.layer_term for info in known[-1].infos if info is not None)
         transfer = "Transfer" if alone is None else f"{case.on}transfer"
+        repair = Repair(Part.CHANNEL)
         channel_is = "the channel is" if alone is None else "its copier is"
         if per_layer > _TIGHT * computed and exposed > 0:
             yield Finding(
@@ -59,6 +61,8 @@ class Channel(Rule):
                 advice="Share fewer layers or a smaller linear, or use a faster transport."
                 if alone is None
                 else "Share fewer layers or a smaller linear.",
+                repair=repair,
+                saving=case.saving(repair),
             )
         elif per_layer * _TIGHT > computed:
             yield Finding(
@@ -68,6 +72,9 @@ class Channel(Rule):
                 f"{each}: any jitter in either becomes a stall.",
                 numbers,
                 ranks=ranks,
+                advice="Share fewer layers or a smaller linear, or raise the prefetch step to absorb jitter.",
+                repair=repair,
+                saving=case.saving(repair),
             )
         else:
             yield Finding(

@@ -26,6 +26,15 @@ class Hung(Rule):
     def find(self, case: Case) -> Iterator[Finding]:
         """Follow who waits for whom to the ranks that wait for nothing of ours, and name these."""
         among = standings(case.ranks.values())
+        late = [each for each in among.values() if each.behind and case.facts.key == each.series]
+        if any(each.device_age_ns >= SHORTEST_NS for each in late) and not any(
+            rank.died for rank in case.ranks.values()
+        ):
+            limit_ns = silence_ns(case.steps, whole_steps=True)
+            late = sorted((each for each in late if each.device_age_ns >= limit_ns), key=_device_furthest_behind)
+            if late:
+                yield _on_device(case, late, [each for each in among.values() if each.age_ns >= limit_ns])
+                return
         in_step = [each for each in among.values() if each.in_step and case.facts.key == each.series]
         if not any(each.age_ns >= SHORTEST_NS for each in in_step):
             return
@@ -38,6 +47,10 @@ class Hung(Rule):
         silent = [each for each in in_step if each.age_ns >= limit_ns]
         if silent and (len(silent) == len(in_step) or not case.facts.lockstep):
             yield _alone(case, sorted(silent, key=_furthest_behind))
+
+
+def _device_furthest_behind(standing: Standing) -> tuple[int, int]:
+    return standing.progress.completed, -standing.device_age_ns
 
 
 def _longest_first(standing: Standing) -> int:
@@ -195,6 +208,45 @@ def _unobserved(case: Case, waiter: Standing, unknown: Sequence[int], evidence: 
         ranks=ranks,
         confidence=0.5,
         advice="Diagnose where that rank runs, or with a daemon that watches its host.",
+    )
+
+
+def _on_device(case: Case, late: Sequence[Standing], silent: Sequence[Standing]) -> Finding:
+    """Return the finding about devices that do not complete what was launched, or the hosts that hold them up."""
+    first = late[0]
+    step, age_ns = first.progress.completed, first.device_age_ns
+    on_devices = tuple(
+        f"The device of rank {case.facts.named(each.key.rank)} has completed {each.progress.completed:,} of "
+        f"{each.progress.completed + each.behind:,} launched steps, and none for {units.age(each.device_age_ns)}."
+        for each in late
+    )
+    hosts = [] if not case.facts.lockstep else [
+        each for each in silent if (each.issued(first.info) or 0) // first.info.num_layers <= step
+    ]  # fmt: skip
+    if hosts:
+        root = min(hosts, key=_furthest_behind)
+        together = _beside(root, hosts)
+        return _finding(
+            case,
+            together,
+            f"{_named(case, together)} {'hangs' if len(together) == 1 else 'hang'} {root.activity}: "
+            f"the device of rank {case.facts.named(first.key.rank)} has not completed step {step:,}",
+            on_devices,
+            late,
+            age_ns=age_ns,
+            advice=_STACKS,
+        )
+    named = units.listed("rank", [case.facts.named(each.key.rank) for each in late])
+    one = len(late) == 1
+    which = f"The device of {named} has" if one else f"The devices of {named} have"
+    return _finding(
+        case,
+        late,
+        f"{which} not completed step {step:,}, which {'its host has' if one else 'their hosts have'} launched,",
+        on_devices,
+        (),
+        age_ns=age_ns,
+        advice="A kernel or a collective does not end there. torch's flight recorder shows which collective it is.",
     )
 
 

@@ -122,23 +122,25 @@ class _Mended:
         """Return what to replay; None if the steps do not show what the repair gives."""
         part, ranks = self.repair.part, self.repair.ranks or workload.ranks
         mended, from_them = np.isin(workload.ranks, ranks), np.isin(settings.source, ranks)
-        if part is Part.CHANNEL:
-            return workload, replace(settings, moving=0.0 * settings.moving)
-        if part is Part.DELAY:
-            return _undelayed(workload, settings, mended) if mended.any() and not on_device(workload.info) else None
-        compared = from_them if part is Part.SOURCE else mended
-        if compared.all() or not compared.any():
+        changed = from_them if part is Part.SOURCE else mended
+        alone = part not in {Part.CHANNEL, Part.DELAY} and changed.all()
+        if alone or not (changed.any() or part is Part.CHANNEL) or (part is Part.DELAY and on_device(workload.info)):
             return None
-        if part is Part.COMPUTE:
-            return _computing_alike(workload, settings, mended)
-        if part is Part.ENTRY:
-            return _entering_together(workload, mended), settings
-        alike = (
-            _sent_alike(settings.moving, from_them)
-            if part is Part.SOURCE
-            else _linked_alike(workload, settings, mended)
-        )
-        return workload, replace(settings, moving=alike)
+        match part:
+            case Part.COMPUTE:
+                return _computing_alike(workload, settings, mended)
+            case Part.DELAY:
+                return _undelayed(workload, settings, mended)
+            case Part.ENTRY:
+                return _entering_together(workload, mended), settings
+            case Part.LINK:
+                late = delayed_by(mended, settings.rendezvous, settings.source)
+                moving = received_alike(settings.moving, late)
+            case Part.SOURCE:
+                moving = sent_alike(settings.moving, from_them)
+            case Part.CHANNEL:
+                moving = 0.0 * settings.moving
+        return workload, replace(settings, moving=moving)
 
 
 def _computing_alike(workload: Workload, settings: Settings, mended: _Bool) -> tuple[Workload, Settings]:
@@ -172,24 +174,36 @@ def _entering_together(workload: Workload, mended: _Bool) -> Workload:
     )
 
 
-def _linked_alike(workload: Workload, settings: Settings, mended: _Bool) -> _Float:
-    """Let transfers to ranks take what the same ones to other ranks take.
+def received_alike(moving: _Float, late: _Bool) -> _Float:
+    """Return transfers, ``[step, rank, position]``, of which the late ones take what the same ones to others take.
 
-    In a tree, transfers to ranks that pass bytes on to a mended rank, or receive them from it, are as late. If a
-    transfer has no other receiver, all transfers of the step to other ranks say what it takes.
+    If a transfer has no other receiver, all that are not late in the step say what it takes.
+
+    Args:
+        moving: Times on the channel; NaN where nothing is received.
+        late: ``[rank, position]``, see :func:`delayed_by`.
     """
-    ranks = len(workload.ranks)
-    late = np.repeat(mended[:, np.newaxis], len(settings.source), axis=1)
-    if ranks == len(workload.info.group_ranks):
-        late |= Rendezvous(settings.rendezvous, ranks, settings.source).passes(mended)
-    others = np.where(late, np.nan, settings.moving)
-    return _at_most(settings.moving, _median(others, (1,)), _median(others, (1, 2)), where=late)
+    others = np.where(late, np.nan, moving)
+    return _at_most(moving, _median(others, (1,)), _median(others, (1, 2)), where=late)
 
 
-def _sent_alike(moving: _Float, from_them: _Bool) -> _Float:
-    """Let transfers from ranks take what those from other ranks to the same receiver take, or else to any."""
-    others = np.where(from_them, np.nan, moving)
-    return _at_most(moving, _median(others, (2,)), _median(others, (1, 2)), where=from_them)
+def sent_alike(moving: _Float, late: _Bool) -> _Float:
+    """Return transfers of which the late ones take what others to the same receiver take, or else any in the step.
+
+    Args:
+        moving: Times on the channel, ``[step, rank, position]``; NaN where nothing is received.
+        late: ``[position]``: sent by a rank that sends late.
+    """
+    others = np.where(late, np.nan, moving)
+    return _at_most(moving, _median(others, (2,)), _median(others, (1, 2)), where=late)
+
+
+def delayed_by(receivers: _Bool, rendezvous: str, source: npt.NDArray[np.int64]) -> _Bool:
+    """Return the transfers that are late if those to some ranks are, ``[rank, position]`` from ``[rank]``.
+
+    In a tree, a rank passes bytes on, and is done when its receivers are.
+    """
+    return Rendezvous(rendezvous, len(receivers), source).passes(receivers)
 
 
 def _with_parts(workload: Workload, parts: _Float) -> Workload:

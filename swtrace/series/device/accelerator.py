@@ -7,6 +7,7 @@ same interface.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import time
 from contextlib import AbstractContextManager
@@ -17,6 +18,9 @@ import torch
 from swtrace.errors import RegistrationError
 
 logger = logging.getLogger(__name__)
+
+COUNTER_RANGE = 256
+"""A device is never so many steps behind its host, because its queue of launches is bounded."""
 
 
 class Event(Protocol):
@@ -37,6 +41,16 @@ class Stream(Protocol):
 
     def wait_event(self, event: Any) -> None:
         """Make all further work wait for the last recording of ``event``."""
+
+
+class Counter(Protocol):
+    """A number in host memory that the device's work changes, modulo :data:`COUNTER_RANGE`."""
+
+    def show(self, number: int) -> None:
+        """Have the current stream store ``number`` once it has run all work that was enqueued on it so far."""
+
+    def shown(self) -> int:
+        """Return the number stored last. Calls nothing of the device, so any thread may do so at any time."""
 
 
 class Device(Protocol):
@@ -65,6 +79,9 @@ class Device(Protocol):
 
     def hold(self, tensor: Any, stream: Any) -> None:
         """Tell the allocator not to reuse the tensor's memory before ``stream`` has finished with it."""
+
+    def counter(self) -> Counter:
+        """Return a counter that shows 0."""
 
     def stamps(self, slots: int) -> Any:
         """Return :class:`~swtrace.series.device.stamps.Stamps`, which time captured work; None if unavailable."""
@@ -123,6 +140,10 @@ class TorchDevice:
         """Tell the caching allocator that ``stream`` uses the tensor's memory."""
         tensor.record_stream(stream)
 
+    def counter(self) -> TorchCounter:
+        """Return a counter in pinned memory."""
+        return TorchCounter(self._device)
+
     def stamps(self, slots: int) -> Any:
         """Return device-side time stamps, or None if kernels cannot read the device's clock."""
         from swtrace.series.device.stamps import Stamps, StampsUnavailable
@@ -132,3 +153,23 @@ class TorchDevice:
         except StampsUnavailable as unavailable:
             logger.warning("steps that replay a CUDA graph will not be timed on %s: %s", self.name, unavailable)
             return None
+
+
+class TorchCounter:
+    """A :class:`Counter` of torch: asynchronous copies of prepared numbers into pinned memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Prepare the numbers on the device."""
+        with torch.inference_mode(mode=False):  # inference tensors cannot be written outside inference mode
+            numbers = torch.arange(COUNTER_RANGE, dtype=torch.int64, device=device)
+            self._shown = torch.zeros(1, dtype=torch.int64, device="cpu", pin_memory=True)
+        self._numbers = numbers.split(1)
+        self._word = ctypes.c_int64.from_address(self._shown.data_ptr())
+
+    def show(self, number: int) -> None:
+        """Copy the number in the order of the current stream."""
+        self._shown.copy_(self._numbers[number % COUNTER_RANGE], non_blocking=True)
+
+    def shown(self) -> int:
+        """Read the pinned memory."""
+        return self._word.value

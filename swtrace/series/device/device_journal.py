@@ -14,10 +14,13 @@ The window table is the exception: it shows what the host has launched, by the h
 
 from __future__ import annotations
 
+import threading
 import time
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
+from swtrace.series.device.accelerator import COUNTER_RANGE
 from swtrace.series.device.event_clock import EventClock
 from swtrace.series.device.sheets import Entry, Marks, Sheet, SheetPool, TransferEvents
 from swtrace.series.journal import Journal, Sampling, record_requests
@@ -39,6 +42,8 @@ SHEETS = 8
 CLOSE_PATIENCE_S = 10.0
 """How long :meth:`DeviceJournal.closes` waits for the device to finish its work."""
 _CLOSE_POLL_S = 0.001
+LOOK_S = 0.25
+"""How often a thread looks how far the device has come. It reads host memory and calls nothing of the device."""
 
 ISSUED, READY, WAIT_BEGIN = range(3)
 """Indexes of the three stamps of a captured transfer."""
@@ -117,6 +122,16 @@ class DeviceJournal(Journal[TransferEvents]):
         """Their stamps."""
         self._unobserved = False
         """Whether the replay was detected only afterwards."""
+        self._last_position = num_layers - 1
+        self._counter = device.counter()
+        """Shows how many steps the device has completed, up to the wait for their last layer."""
+        self._counted = 0
+        """The steps that it will show, once the device has caught up."""
+        self._completed = 0
+        self._closing = threading.Event()
+        threading.Thread(
+            target=_watch, args=(weakref.ref(self), self._closing), name="swtrace-device-watch", daemon=True
+        ).start()
 
     # ---- while the forward is launched ---------------------------------------------------------
 
@@ -136,9 +151,13 @@ class DeviceJournal(Journal[TransferEvents]):
         if sheet is not None:
             layer.wait_ns = self._now()
             sheet.wait(layer.position, self._device.current_stream())
+        if layer.owned and layer.position == self._last_position:
+            self._count(self._step)
 
     def waited(self, layer: SeriesLayer, operation: Operation | None) -> None:
         """Note a receiver's transfer, whose instants follow later."""
+        if layer.position == self._last_position:
+            self._count(self._step)
         window = layer.window
         if window is None:
             return
@@ -222,6 +241,7 @@ class DeviceJournal(Journal[TransferEvents]):
         self._unobserved = False
         fields["run_delay_us"], fields["steal_us"] = self._machine.sample()
         self._launched.append(_Ended(step, links, fields, marks, untimed, shipment, stamped))
+        self._count(step)
         self._series.enter_stage(Stage.BETWEEN, self._now())
         self.write_finished()
 
@@ -248,6 +268,7 @@ class DeviceJournal(Journal[TransferEvents]):
         self._replayed = transfers
         if transfers:
             self._series.issued(transfers[-1].operation + 1, self._now())
+        self._count(self._step)
         if self.stamps is None:
             return
         shipment = self.stamps.ship()
@@ -284,6 +305,20 @@ class DeviceJournal(Journal[TransferEvents]):
         self._open[step] = marks
         return marks
 
+    def _count(self, step: int) -> None:
+        """Have the device count a step once it has run all work launched so far, unless it will already."""
+        if self._counted <= step and not self._device.capturing():
+            self._counter.show(step + 1)
+            self._counted = step + 1
+
+    def look(self) -> None:
+        """Mark how many steps the device has completed, if that is news, or if the device has nothing left to do."""
+        counted = self._counted
+        completed = counted - (counted - self._counter.shown()) % COUNTER_RANGE
+        if completed > self._completed or completed == counted:
+            self._completed = completed
+            self._series.completed(completed, self._now())
+
     # ---- when the device has finished a step ---------------------------------------------------
 
     def write_finished(self) -> None:
@@ -298,6 +333,7 @@ class DeviceJournal(Journal[TransferEvents]):
 
     def closes(self) -> None:
         """Write all remaining steps; wait for the device up to :data:`CLOSE_PATIENCE_S`. Mark the series as closed."""
+        self._closing.set()
         deadline = time.monotonic() + CLOSE_PATIENCE_S
         self.write_finished()
         while self._launched and time.monotonic() < deadline:
@@ -445,3 +481,13 @@ class DeviceJournal(Journal[TransferEvents]):
             clock=_DEVICE,
             **ended.fields,
         )
+
+
+def _watch(journal: weakref.ref[DeviceJournal], closing: threading.Event) -> None:
+    """Look how far the device has come, until the journal is closed or gone."""
+    while not closing.wait(LOOK_S):
+        looking = journal()
+        if looking is None:
+            return
+        looking.look()
+        del looking

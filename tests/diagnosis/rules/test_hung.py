@@ -157,3 +157,31 @@ def test_a_dead_rank_is_not_reported_as_hung() -> None:
     assert died.evidence[0] == "When rank 1 died, it was in its own compute after layer 1 of step 40."
     assert [sentence[:6] for sentence in died.evidence[1:]] == ["Rank 0", "Rank 2"]
     assert (died.layer, died.since_step, died.since_ns) == (1, 40, NOW_NS + 5 * S)
+
+
+def on_device(step: int, completed: int, age_s: float, host_s: float = 60) -> Progress:
+    """Return the progress of a host that has launched all steps before ``step``, and that of its device."""
+    return between(step - 1, host_s)._replace(completed=completed, completed_ns=NOW_NS - int(age_s * S))
+
+
+def test_devices_that_do_not_complete_a_step_are_named() -> None:
+    """If all hosts have launched the step, the devices hang, and all of them are named."""
+    doing = {0: on_device(41, 40, 3), 1: on_device(41, 40, 3.4), 2: on_device(41, 41, 0.1)}
+    finding = hung(Group(doing, info={"clock": "device"}))
+    assert finding.sentence.startswith("The devices of ranks 1, 0 have not completed step 40, which their hosts have")
+    assert finding.ranks == (1, 0)
+    assert finding.evidence[0] == "The device of rank 1 has completed 40 of 41 launched steps, and none for 3.4 s."
+
+
+def test_a_host_that_holds_up_other_ranks_devices_is_named() -> None:
+    """A device waits for a broadcast that another rank's host has not launched."""
+    stuck = at(40, 2, 3.5)._replace(completed=40, completed_ns=NOW_NS)
+    finding = hung(Group({0: on_device(41, 40, 3), 1: stuck, 2: on_device(41, 40, 3)}, info={"clock": "device"}))
+    assert finding.ranks == (1,)
+    assert finding.sentence.startswith("Rank 1 hangs in its own compute after layer 2 of step 40: the device of rank 0")
+
+
+def test_idle_devices_are_not_named() -> None:
+    """A device that has completed all launched steps is idle, however long."""
+    doing = {rank: on_device(41, 41, 3600, host_s=3600) for rank in range(3)}
+    assert not Group(doing, info={"clock": "device"}).findings("hung")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import signal
 import time
@@ -15,6 +16,7 @@ from torch import distributed as dist
 
 from swtrace.errors import PeerLostError
 from swtrace.series import RankGroup, Series, recording
+from swtrace.trace.recorder import Recorder
 from tests.support.patience import eventually, patience
 from tests.support.ranks import ranks, run_ranks
 from tests.support.stacks import Stack, true_weights
@@ -116,6 +118,71 @@ def test_a_death_met_in_another_collective_is_named(tmp_path: Path, where: str, 
         message = survivor.result()
     assert message.startswith(f"series 's', rank 0, layer {layer}: rank 1 died")
     assert "pair.cc" in message  # gloo's own words
+
+
+def die(*_: object, **__: object) -> None:
+    """Die as if killed at this moment."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+MOMENTS: dict[str, tuple[str, str]] = {
+    "before post-processing": ("torch.distributed.barrier", "before the first step: rank 1 died; this rank was in"),
+    "before it posted that it was there": ("swtrace.series.post_processing.roll_call", "before the first step: rank 1"),
+    "before it connected": ("swtrace.series.post_processing.TorchTransport", "before the first step: the ranks could"),
+    "before it agreed": ("swtrace.series.post_processing.agree", "before the first step: the ranks could not agree"),
+    "before it sent its first layer": ("swtrace.series.placing.Placing.run", "layer "),
+    "before it had a ring": ("swtrace.series.recording.process_recorder", "before the first step: the ranks could not"),
+    "with a new ring": ("swtrace.series.post_processing.settle_tracing", "before the first step: rank 1"),
+    "after post-processing": ("swtrace.series.series.Series._watch", "before the first step: rank 1"),
+    "before its first step": ("swtrace.series.circle.Circle.begin_step", "layer "),
+    "amid its first step": ("swtrace.series.circle.Circle.wait", "layer "),
+    "at the end of a step": ("swtrace.series.circle.Circle._write_step", "layer 7: "),
+    "while it closed": ("swtrace.series.circle.Circle.close", "layer 7: rank 1 died"),
+    "before its process ended": ("swtrace.series.recording.close", "layer 7: rank 1 died"),
+}
+"""What the victim calls when it dies, and what the survivor says then."""
+
+
+def lose_at(rank: int, moment: str, tracing: str) -> str:
+    """Let rank 1 die at a moment of its life; return the error that ends rank 0."""
+    series = Series("s", RankGroup.world(), 2, 2 + LAYERS, recorder=_process_recorder if tracing == "traced" else None)
+    stack = Stack(series, 2, true_weights(LAYERS))
+    dist.barrier()
+    if rank == 1:
+        path, _, name = MOMENTS[moment][0].rpartition(".")
+        setattr(pkgutil.resolve_name(path), name, die)
+    try:
+        with series.naming_dead_peers():
+            dist.barrier()
+            series.post_process()
+            for step in range(2):
+                dist.barrier()
+                with series.step():
+                    stack.forward(step)
+            dist.barrier()
+            series.close()
+            dist.barrier()
+            recording.close()
+            dist.barrier()
+    except PeerLostError as error:
+        return str(error)
+    return "nothing happened"
+
+
+def _process_recorder(*arguments: Any) -> Recorder:
+    return recording.process_recorder(*arguments)
+
+
+@pytest.mark.parametrize("tracing", ["traced", "untraced"])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_rank_is_named_whenever_it_dies(tmp_path: Path, moment: str, tracing: str) -> None:
+    """From its start on, whichever collective the survivor is in, and whether or not the victim had a ring."""
+    if tracing == "untraced" and "ring" in moment:
+        pytest.skip("no such moment")
+    with ranks(2, lose_at, moment, tracing, environment={"SWTRACE_DIR": str(tmp_path)}) as (survivor, _):
+        message = survivor.result()
+    assert message.startswith(f"series 's', rank 0, {MOMENTS[moment][1]}")
+    assert "rank 1 died" in message
 
 
 def fail_by_itself(_rank: int) -> list[str]:

@@ -14,7 +14,7 @@ from swtrace.series.device.device_journal import CLOSE_PATIENCE_S, SHEETS, Devic
 from swtrace.series.journal import DEFAULT_EVERY
 from swtrace.trace import records as columns
 from swtrace.trace.request_link import RequestLink
-from swtrace.trace.ring_reader import RingReader
+from swtrace.trace.ring_reader import Progress, RingReader
 from swtrace.trace.schema import RUN_STEPS, Clock, Kind, Observed, StepFlag, TransferFlag, Untimed
 from tests.support.device.expected import Durations
 from tests.support.device.lone_rank import ForwardDiedError, Program
@@ -436,3 +436,37 @@ def test_a_host_timer_sees_no_stall_where_the_device_has_much(tmp_path: Path) ->
     stall_ns = sum(int(facts.stall_ns.sum()) for facts in program.facts())
     assert stall_ns == pytest.approx(sum(wait.stall_ns for wait in program.truth.waits), rel=0.001)
     assert program.naive_ns < stall_ns / 1_000
+
+
+def progress(program: Program) -> Progress:
+    """Return what the ring says about the device, after the journal has looked at it."""
+    journal(program).look()
+    assert program.recorder is not None
+    with RingReader.open(program.recorder.path) as reader:
+        reader.series()
+        return reader.marks().progress[0]
+
+
+@pytest.mark.parametrize("replayed", [False, True], ids=["eager", "replayed"])
+def test_a_device_that_hangs_is_told_from_one_that_is_idle(tmp_path: Path, at: SimulatedRig, *, replayed: bool) -> None:
+    """The number of completed steps stays below that of launched ones while the device hangs, and only then."""
+    program = Program(at, tmp_path, DURATIONS)
+    if replayed:
+        program.capture()
+    step_costs(program, 3, replayed=replayed, pause_ns=STEP)
+    at.catch_up()
+    idle = progress(program)
+    assert idle.completed == idle.issued // LAYERS
+    assert idle.completed_ns > 0
+
+    broadcast = program.transport.stream.hang()  # type: ignore[attr-defined]
+    step_costs(program, 1, replayed=replayed)
+    at.pause(1000 * STEP)
+    hung = progress(program)
+    assert (hung.completed, hung.issued // LAYERS) == (idle.completed, idle.completed + 1)
+    assert hung.completed_ns <= hung.since_ns
+
+    at.device.release(broadcast)
+    at.catch_up()
+    assert progress(program).completed == idle.completed + 1
+    program.close()

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from swtrace.series.device.accelerator import COUNTER_RANGE
 from tests.support.device.simulated_work import DeviceClock, Duration, Effect, Launch, Session, SimulatedGraph, Work
 
 if TYPE_CHECKING:
@@ -129,6 +130,29 @@ class SimulatedStream:
         return self._device.enqueue(self, Work(self._device.host.now_ns, self.tail(), None))
 
 
+class SimulatedCounter:
+    """A number in host memory that work on the device changes."""
+
+    def __init__(self, device: SimulatedDevice) -> None:
+        self._device = device
+        self._shown = 0
+
+    def show(self, number: int) -> None:
+        """Store the number once the current stream has run what it was given so far."""
+        device = self._device
+        device.called("show")
+        stream = device.current_stream()
+
+        def store(_true_ns: int) -> None:
+            self._shown = number % COUNTER_RANGE
+
+        device.enqueue(stream, Work(device.host.now_ns, stream.tail(), 0, None, store))
+
+    def shown(self) -> int:
+        """Return what was stored last, as far as the device's effects were carried out."""
+        return self._shown
+
+
 class SimulatedDevice:
     """Streams, events, graphs and a clock."""
 
@@ -201,6 +225,10 @@ class SimulatedDevice:
 
     def hold(self, tensor: object, stream: SimulatedStream) -> None:
         """Record that ``stream`` uses a tensor's memory. Nothing frees memory here."""
+
+    def counter(self) -> SimulatedCounter:
+        """Return a counter that shows 0."""
+        return SimulatedCounter(self)
 
     def stamps(self, slots: int) -> SimulatedStamps:
         """Return what times captured work."""
