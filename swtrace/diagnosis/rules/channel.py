@@ -26,6 +26,7 @@ class Channel(Rule):
     kinds = ("channel_bound", "channel_tight", "channel_share")
     about = About.CAUSE
     needs = Needs.STALLS
+    explains = ("stalled", "partly_hidden", "worst_layer")
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield one finding if the transfers are known."""

@@ -33,6 +33,7 @@ class EntrySkew(Rule):
     kinds = ("entry_skew",)
     about = About.CAUSE
     needs = Needs.STALLS
+    explains = ("stalled", "partly_hidden", "late_issue", "worst_layer")
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield a finding if the lateness is a notable share of step time."""
