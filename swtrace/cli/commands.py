@@ -14,6 +14,7 @@ from swtrace.cli.dashboards import dashboards
 from swtrace.cli.demo.demo import demo
 from swtrace.cli.demo.faults import HELP as FAULTS
 from swtrace.cli.demo_vllm import demo_vllm
+from swtrace.cli.diagnose import diagnose
 from swtrace.cli.diff import diff
 from swtrace.cli.doctor.doctor import doctor
 from swtrace.cli.export import export
@@ -41,6 +42,7 @@ app.command("demo-vllm", cls=Command)(demo_vllm)
 app.command("run", cls=Command, context_settings={"allow_interspersed_args": False})(run)
 for name, command in (
     ("top", top),
+    ("diagnose", diagnose),
     ("daemon", daemon),
     ("record", record),
     ("replay", replay),
