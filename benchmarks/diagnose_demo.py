@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -34,11 +35,11 @@ from tests.support.faulty_series import Kind
 
 _HEALTHY_S, _FAULTY_S = 2.5, 3.5
 _WARM_UP_S = 0.75
-_LOOK_EVERY_S = 0.25
+LOOK_EVERY_S = 0.25
 _LAST_LOOKS_S = 3.0
 """How long to look at ranks that have ended, if a rank that stopped is not named yet."""
 _DIALS = Dials(layers=16, mib=0.25, compute_ms=2.0, prefetch_step=2, seconds=_HEALTHY_S + _FAULTY_S)
-_STOPS = frozenset({Kind.DEAD, Kind.HUNG})
+STOPS = frozenset({Kind.DEAD, Kind.HUNG})
 _FAULTS: tuple[tuple[Kind, tuple[int, ...], tuple[str, ...]], ...] = (
     (Kind.STRAGGLER, (2, 3, 4), tuple(f"straggler:ms={ms}" for ms in (0.1, 0.2, 0.3, 0.5, 1.0, 2.0))),
     (Kind.STRAGGLER, (2, 3, 4), tuple(f"straggler:layer=5,ms={ms}" for ms in (3, 6, 12))),
@@ -58,6 +59,26 @@ _FAULTS: tuple[tuple[Kind, tuple[int, ...], tuple[str, ...]], ...] = (
 )
 """Kind, possible numbers of ranks, and faults from weak to strong, but for their ranks and their begin."""
 _HEALTHY_RUNS = 14
+
+
+class Watched(Protocol):
+    """A run, and the truth about it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def kind(self) -> Kind:
+        """What goes wrong."""
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The faulty ranks."""
+
+    @property
+    def about(self) -> str:
+        """What it is, for a line."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +101,7 @@ class Case:
 
 
 @dataclass
-class _Seen:
+class Seen:
     """What was said and measured in a case."""
 
     ready: bool = False
@@ -115,7 +136,7 @@ def cases(seed: int) -> list[Case]:
 
 def judge(case: Case) -> tuple[Judged, list[float]]:
     """Run a case with the diagnosis beside it. Return what it said, and the ms of CPU time that each look took."""
-    seen = _Seen()
+    seen = Seen()
     with tempfile.TemporaryDirectory(prefix="swtrace-faults-", dir="/dev/shm") as folder:
         rings = Path(folder) / "rings"
         rings.mkdir(mode=0o700)
@@ -132,7 +153,7 @@ def judge(case: Case) -> tuple[Judged, list[float]]:
             watch_rings(rings, keep_steps=True) as watch,
         ):
             began_s = look_s = ended_s = time.monotonic()
-            while ranks.readable or (case.kind in _STOPS and time.monotonic() < ended_s + _LAST_LOOKS_S):
+            while ranks.readable or (case.kind in STOPS and time.monotonic() < ended_s + _LAST_LOOKS_S):
                 wait_for_lines([ranks], max(0.0, look_s - time.monotonic()))
                 if ranks.readable:
                     ended_s = time.monotonic()
@@ -140,16 +161,16 @@ def judge(case: Case) -> tuple[Judged, list[float]]:
                 if time.monotonic() < look_s:
                     continue
                 if seen.ready:
-                    findings = _look(watch, seen)
+                    findings = look(watch, seen)
                     _take(ranks, seen)  # a fault that began just before the look
-                    _weigh(case, findings, seen)
-                look_s = max(look_s + _LOOK_EVERY_S, time.monotonic())
-                if case.kind in _STOPS and seen.named and time.time_ns() > seen.named_unix_ns + 1e9:
+                    weigh(case, findings, seen)
+                look_s = max(look_s + LOOK_EVERY_S, time.monotonic())
+                if case.kind in STOPS and seen.named and time.time_ns() > seen.named_unix_ns + 1e9:
                     break
-    return _judged(case, seen, time.monotonic() - began_s), seen.looks_ms
+    return judged_of(case, seen, time.monotonic() - began_s), seen.looks_ms
 
 
-def _take(ranks: Child, seen: _Seen) -> None:
+def _take(ranks: Child, seen: Seen) -> None:
     """Read what ranks have reported."""
     for line in ranks.lines():
         try:
@@ -161,7 +182,7 @@ def _take(ranks: Child, seen: _Seen) -> None:
             seen.begun_unix_ns = min(seen.begun_unix_ns or report.unix_ns, report.unix_ns)
 
 
-def _look(watch: Roster, seen: _Seen) -> tuple[Finding, ...]:
+def look(watch: Roster, seen: Seen) -> tuple[Finding, ...]:
     """Ask for a diagnosis."""
     before_s = time.process_time()
     watch.drain()
@@ -171,7 +192,7 @@ def _look(watch: Roster, seen: _Seen) -> tuple[Finding, ...]:
     return findings
 
 
-def _weigh(case: Case, findings: Sequence[Finding], seen: _Seen) -> None:
+def weigh(case: Watched, findings: Sequence[Finding], seen: Seen) -> None:
     """Sort what was said at one moment into right and wrong."""
     now_ns = time.time_ns()
     said = {Named(each.kind, each.ranks): each for each in findings if each.level >= Level.WARNING}
@@ -194,7 +215,7 @@ def _blames_nobody(named: Named) -> bool:
     return named.kind in MEASURED | {"machine_noise", "cores_taken"}
 
 
-def _right(case: Case, named: Named) -> bool:
+def _right(case: Watched, named: Named) -> bool:
     """Return whether a name is the truth: its kind, and no rank but faulty ones."""
     if named.kind not in NAMES.get(case.kind, ()):
         return False
@@ -202,7 +223,7 @@ def _right(case: Case, named: Named) -> bool:
     return ranks <= truth if case.kind is Kind.STRAGGLERS or not ranks else ranks == truth
 
 
-def _follows(case: Case, named: Named) -> bool:
+def _follows(case: Watched, named: Named) -> bool:
     """Return whether a name is a true consequence of the fault."""
     return any(
         each.kind == named.kind and (not each.same_ranks or (bool(named.ranks) and set(named.ranks) <= set(case.ranks)))
@@ -210,14 +231,14 @@ def _follows(case: Case, named: Named) -> bool:
     )
 
 
-def _judged(case: Case, seen: _Seen, took_s: float) -> Judged:
+def judged_of(case: Watched, seen: Seen, took_s: float) -> Judged:
     begun_ns = seen.begun_unix_ns - (time.time_ns() - time.monotonic_ns())
     steps = [step for step in seen.steps if step.complete]
     ends = np.array(sorted(int(step.end_ns.max()) for step in steps))
     healthy = ends[(ends < begun_ns) & (ends > ends[0] + _WARM_UP_S * 1e9)] if len(ends) else ends
     faulty = ends[ends > begun_ns]
     gain = None
-    if case.kind not in _STOPS | {Kind.NONE} and min(len(healthy), len(faulty)) > 1:
+    if case.kind not in STOPS | {Kind.NONE} and min(len(healthy), len(faulty)) > 1:
         gain = 1 - float(np.diff(healthy).mean() / np.diff(faulty).mean())
     named_ns = seen.named_unix_ns - seen.begun_unix_ns
     return Judged(
@@ -239,6 +260,15 @@ def _judged(case: Case, seen: _Seen, took_s: float) -> Judged:
         about=case.about + ("" if gain is None else f" gain={gain:.3f}"),
         visible=True,
     )
+
+
+def outcome(judged: Judged) -> str:
+    """Return what was said in a case, on one line."""
+    said = (
+        f"{judged.named.kind} {list(judged.named.ranks)} after {judged.seconds:.2f} s" if judged.named else "not named"
+    )
+    wrong = f"; wrong: {', '.join(f'{kind} {list(ranks)}' for kind, ranks in judged.wrong)}" if judged.wrong else ""
+    return f"{judged.about}: {said}{wrong}"
 
 
 def report(found: Sequence[Judged], looks_ms: Sequence[float]) -> Iterator[str]:
@@ -275,9 +305,7 @@ def main() -> None:
         judged, took_ms = judge(case)
         found.append(judged)
         looks_ms += took_ms
-        said = f"{judged.named.kind} after {judged.seconds:.2f} s" if judged.named else "not named"
-        wrong = f"; wrong: {', '.join(f'{kind} {list(ranks)}' for kind, ranks in judged.wrong)}" if judged.wrong else ""
-        print(f"{number}/{len(chosen)} {judged.about}: {said}{wrong}", file=sys.stderr, flush=True)
+        print(f"{number}/{len(chosen)} {outcome(judged)}", file=sys.stderr, flush=True)
     print(f"$ {' '.join(['python -m benchmarks.diagnose_demo', *sys.argv[1:]])}")
     for text in (*report(found, looks_ms), *mistakes(found)):
         print(text.rstrip())
