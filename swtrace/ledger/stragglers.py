@@ -381,6 +381,8 @@ def _episodes(differences: _Differences, numbers: _Int, least: float, named: set
         suspected = ~lower & (means - means[lower].mean() >= least)
         suspected[list(named)] = True
         reference = ~suspected
+        if not reference.any():  # in this window, the only other rank was slower
+            continue
         candidates = np.flatnonzero(suspected)
         recent = differences.wide[-_RECENT:].mean(axis=0)
         for rank in candidates.tolist():

@@ -66,6 +66,14 @@ def test_ranks_that_are_slow_in_some_steps_are_named(pattern: str, ranks: int) -
     assert straggler.pattern is Pattern.INTERMITTENT
 
 
+def test_of_two_ranks_that_are_slow_in_turn_the_later_one_is_named() -> None:
+    """Rank 1 is slow, then rank 0 instead: in no window of steps is any rank left to compare both with."""
+    own, _ = noisy("1 %", 264, 2, seed=1)
+    own[:200, 1] += 0.3 * TYPICAL_NS
+    own[200:, 0] += 0.3 * TYPICAL_NS
+    assert [each.rank for each in suspects(of(own))] == [0]
+
+
 def test_a_single_pause_names_nobody() -> None:
     """One step that takes 30 times as long is no pattern."""
     own, _ = noisy("1 %", 200, 3, seed=1)
