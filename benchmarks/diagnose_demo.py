@@ -232,6 +232,7 @@ def _follows(case: Watched, named: Named) -> bool:
 
 
 def judged_of(case: Watched, seen: Seen, took_s: float) -> Judged:
+    """Return the judgement on a case that is over."""
     begun_ns = seen.begun_unix_ns - (time.time_ns() - time.monotonic_ns())
     steps = [step for step in seen.steps if step.complete]
     ends = np.array(sorted(int(step.end_ns.max()) for step in steps))
@@ -264,9 +265,9 @@ def judged_of(case: Watched, seen: Seen, took_s: float) -> Judged:
 
 def outcome(judged: Judged) -> str:
     """Return what was said in a case, on one line."""
-    said = (
-        f"{judged.named.kind} {list(judged.named.ranks)} after {judged.seconds:.2f} s" if judged.named else "not named"
-    )
+    said = "not named" if judged.kind is not Kind.NONE else "false findings" if judged.wrong else "nothing named"
+    if judged.named is not None:
+        said = f"{judged.named.kind} {list(judged.named.ranks)} after {judged.seconds:.2f} s"
     wrong = f"; wrong: {', '.join(f'{kind} {list(ranks)}' for kind, ranks in judged.wrong)}" if judged.wrong else ""
     return f"{judged.about}: {said}{wrong}"
 
