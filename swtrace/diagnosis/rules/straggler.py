@@ -34,6 +34,7 @@ class Stragglers(Rule):
     kinds = ("straggler",)
     about = About.CAUSE
     needs = Needs.STEPS
+    explains = ("stalled", "partly_hidden", "late_issue", "worst_layer")
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield a finding for each set of ranks that are slow together."""
