@@ -64,9 +64,10 @@ class Case:
     def busy_ns(self) -> float:
         """Simulated time without idle periods."""
         ends = self.run.end.max(axis=1)
-        within = self.run.begin.min(axis=1)[1:] - ends[:-1] - self.run.load.jump[1:]
-        known = np.isfinite(ends[1:])
-        return float(ends[known.sum()] - self.run.begin[0].min() - within[known & (within > _IDLE_NS)].sum())
+        ends = ends[np.isfinite(ends)]
+        begins, jumps = self.run.begin.min(axis=1)[: len(ends)], self.run.load.jump[1 : len(ends)]
+        between = begins[1:] - ends[:-1] - jumps
+        return float(ends[-1] - begins[0] - between[between > _IDLE_NS].sum())
 
     def late_gain(self, steps: int = 64) -> float:
         """Return the same over the last steps of the run, which predictions are about."""
@@ -173,7 +174,8 @@ def _draft(group_shape: Shape, kind: Kind, chance: np.random.Generator) -> tuple
     """Draw a case of a kind in a group."""
     shape = replace(
         group_shape,
-        barrier=bool(chance.random() < 0.6),
+        # Ranks that store no layer would fall behind without limit.
+        barrier=bool(chance.random() < 0.6) or group_shape.ranks > group_shape.layers,
         compute_ns=float(np.exp(chance.uniform(np.log(2e5), np.log(4e6)))),
         transfer_share=float(chance.uniform(0.2, 0.7)),
         phases=((Phase.DECODE,), (Phase.DECODE,) * 4 + (Phase.PREFILL,), (Phase.DECODE, Phase.MIXED))[

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from swtrace.observing.events import Event, RankEnded, RankJoined, RecordsRead, RingsSeen, RingState, SeriesListed
+from swtrace.ledger.alignment import Probe
+from swtrace.observing.events import (
+    ClockProbed,
+    Event,
+    RankEnded,
+    RankJoined,
+    RecordsRead,
+    RingsSeen,
+    RingState,
+    SeriesListed,
+)
 from swtrace.observing.origin import Link, OriginStatus, Polled
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
@@ -22,6 +32,8 @@ RUN_ID = "campaign"
 UNIX_NS = 10**18
 """UNIX time at true time 0."""
 _LAYER_BYTES = 32 << 20
+_PROBE_EVERY_NS = 5e9
+"""Between two probes of the other hosts' clocks."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,8 @@ class FaultyOrigin:
         self._others_end_ns = NEVER if others_end_s is None else self.stopped_ns + 1e9 * others_end_s
         self._written = _written(run, fault, self._clock, chance)
         self._read = np.zeros(shape.ranks, np.int64)
+        self._chance = chance
+        self._probed_ns = -NEVER
         self._joined = False
         self._down_since: dict[int, int] = {}
 
@@ -99,7 +113,20 @@ class FaultyOrigin:
             if not self._alive(rank) and rank not in self._down_since:
                 self._down_since[rank] = self._clock.one(rank, self.now_ns)
                 events.append(RankEnded(RankKey(RUN_ID, rank)))
-        return Polled(tuple(events), more=False)
+        return Polled((*self._probes(), *events), more=False)
+
+    def _probes(self) -> Iterator[ClockProbed]:
+        """Yield what a daemon on the first host measured about the clocks of the others."""
+        if self.now_ns < self._probed_ns + _PROBE_EVERY_NS:
+            return
+        self._probed_ns = self.now_ns
+        hosts = self.shape.host.tolist()
+        for rank in [hosts.index(host) for host in range(1, self.shape.hosts)]:
+            took = self._chance.uniform(100_000, 400_000)
+            asked, by = self._identity(rank).clock, self._identity(0).clock
+            at = self._clock.one(rank, self.now_ns - took * self._chance.uniform(0.3, 0.7))
+            began, ended = (self._clock.one(0, each) for each in (self.now_ns - took, self.now_ns))
+            yield ClockProbed(Probe(asked, by, at, began, ended))
 
     @property
     def problems(self) -> Mapping[str, str]:
