@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from swtrace.trace.schema import Phase
-from tests.support.faulty_series import FINAL, Fault, Kind, Load, Noise, Run, Shape, afflicted, drawn, run
+from tests.support.faulty_series import FINAL, Fault, Floats, Kind, Load, Noise, Run, Shape, afflicted, drawn, run
 
 CASES = 8
 """Cases of a group."""
@@ -72,6 +72,14 @@ class Case:
     def late_gain(self, steps: int = 64) -> float:
         """Return the same over the last steps of the run, which predictions are about."""
         return self.run.gain(self.repaired, -steps)
+
+    def excess(self, at_ns: float, steps: int = 64) -> Floats:
+        """Return how much longer each rank computes than the others' median in the last steps, in steps; ``[rank]``."""
+        ended = int(np.searchsorted(self.run.end.max(axis=1), at_ns, side="right"))
+        load, recent = self.run.load, slice(max(0, ended - steps), ended)
+        compute = (load.before + load.after)[recent].sum(axis=(0, 1)) + load.tail[recent].sum(axis=0)
+        others = [np.median(np.delete(compute, rank)) for rank in range(len(compute))]
+        return np.asarray((compute - others) / max(1.0, float(np.median(compute))))
 
     def stall_share(self) -> float:
         """Return the largest share of step time that a faulty rank stalls, while the fault lasts."""
@@ -230,4 +238,5 @@ def _fault(shape: Shape, kind: Kind, begin: int, chance: np.random.Generator) ->
         position=int(chance.integers(shape.layers)),
         stage=stage,
         damaged=bool(chance.random() < 0.5),
+        restarted=kind is Kind.DIVERGED and begin > 0 and bool(chance.random() < 0.5),
     )

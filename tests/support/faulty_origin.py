@@ -222,6 +222,9 @@ class FaultyOrigin:
                 passed = over[(over <= now) & (ready > begun)]
                 instants += [float(passed[-1])] if len(passed) else []
         before = int(self._numbers[began - 1] - began + 1) * layers if began else 0
+        fault = self._fault
+        if fault.restarted and fault.strength and rank in fault.ranks and began > fault.begin:
+            before -= int(self._numbers[fault.begin]) * layers
         progress = Progress(
             issued=issued + before,
             stage=Stage.BETWEEN if began == ended else Stage.MARKED if issued > (began - 1) * layers else Stage.BEGUN,
@@ -397,7 +400,8 @@ def _written(run: Run, fault: Fault, clock: _Clocks, chance: np.random.Generator
         order = order[np.isfinite(when[order])]
         records = records[order]
         if fault.kind is faulty_series.Kind.DIVERGED and fault.strength and rank in fault.ranks:
-            _skip_a_step(records, int(number[fault.begin]))
+            since = int(number[fault.begin])
+            _renumber(records, since, since if fault.restarted else 0, layers)
         records["sequence"] = 1 + np.arange(len(records))
         of_ranks.append(_Written(records, when[order], missing[order]))
     return of_ranks
@@ -414,12 +418,24 @@ def _launches(
     return records, at_ns[stalled] + 1, lost[stalled]
 
 
-def _skip_a_step(records: Records, step: int) -> None:
-    """Number the steps of a rank from one on as if it had skipped that one."""
+def _renumber(records: Records, since: int, fewer: int, layers: int) -> None:
+    """Give a rank's steps from one on other numbers: as if it had skipped that one, or had begun again.
+
+    Args:
+        records: What the rank writes.
+        since: Number of that step.
+        fewer: How many steps it had run before it began again; 0 if it skips one.
+        layers: Broadcasts of a step.
+    """
     of_step = records["kind"] == Kind.STEP
-    later = np.where(of_step, records.view(STEP)["step"], records["step"]) >= step
-    records["step"][later & ~of_step] += 1
-    records.view(STEP)["step"][later & of_step] += 1
+    steps = records.view(STEP)
+    later = np.where(of_step, steps["step"], records["step"]) >= since
+    transfers = later & ~of_step
+    by = -fewer if fewer else 1
+    records["step"][transfers] = records["step"][transfers].astype(np.int64) + by
+    steps["step"][later & of_step] = steps["step"][later & of_step].astype(np.int64) + by
+    operations = records["operation"][transfers].astype(np.int64) - fewer * layers
+    records["operation"][transfers] = np.maximum(0, operations)
 
 
 def _step_records(run: Run, clock: _Clocks) -> Records:
@@ -432,7 +448,9 @@ def _step_records(run: Run, clock: _Clocks) -> Records:
     records["step"] = numbers(run)[:, np.newaxis]
     records["tokens"], records["requests"] = load.tokens, np.minimum(load.tokens, 32)
     records["phase"], records["waits"] = load.phase[:, np.newaxis], shape.layers
-    records["run_delay_us"], records["steal_us"] = load.run_delay / 1e3, load.steal / 1e3
+    records["run_delay_us"] = load.run_delay / 1e3
+    # The kernel counts it over all processors of the host.
+    records["steal_us"] = load.steal @ (shape.host[:, np.newaxis] == shape.host) / 1e3
     return records.view(TRANSFER)
 
 

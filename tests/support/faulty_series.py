@@ -170,6 +170,8 @@ class Fault:
     others do not enter), or ``peers`` (it computes, and the others wait for it in a collective)."""
     damaged: bool = False
     """Whether lost records are damaged ones, here and there, and not a lap of the ring."""
+    restarted: bool = False
+    """Whether a diverged rank began to count again, and did not just skip a step."""
 
 
 @dataclass(frozen=True)
