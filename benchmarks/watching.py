@@ -276,8 +276,8 @@ def compare(run: WatchedRun, before: dict[str, Any], after: dict[str, Any]) -> N
     _compare_steps(after["sampled"], {step.step: step for step in ledger.history(truth.key)})
     stragglers = [(each["ranks"], each["excess_ns"]) for each in after["stragglers"]]
     on_one = [([rank.rank for rank in each.ranks], each.excess_ns) for each in truth.stragglers]
-    for title, found in (("stragglers", stragglers), ("on one clock", on_one)):
-        print(f"  {title:<12} " + ("; ".join(f"{ranks}, {ns / 1e6:.3f} ms" for ranks, ns in found) or "none"))
+    for title, slow in (("stragglers", stragglers), ("on one clock", on_one)):
+        print(f"  {title:<12} " + ("; ".join(f"{ranks}, {ns / 1e6:.3f} ms" for ranks, ns in slow) or "none"))
 
 
 def _probes(run: WatchedRun, number: int, half_ns: float) -> Iterator[Probe]:
