@@ -20,8 +20,10 @@ Healthy runs have the same noise. Their wrong names are counted per day of simul
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
+import random
 import sys
 import time
 from collections import Counter
@@ -390,20 +392,22 @@ def work(job: Job) -> list[Judged]:
     return [judge(case) for case in group(job.seed, job.number, job.kinds)]
 
 
-def campaign(jobs: Sequence[Job], processes: int) -> Iterator[Judged]:
-    """Yield what was judged, in any order of jobs; progress goes to stderr."""
-    begin, done = time.monotonic(), 0
-    if processes == 1:
-        for job in jobs:
-            yield from work(job)
-        return
-    with multiprocessing.get_context("fork").Pool(processes) as pool:
-        for judged in pool.imap_unordered(work, jobs, chunksize=1):
-            done += 1
-            if done % 20 == 0 or done == len(jobs):
-                print(f"\r{done} of {len(jobs)} jobs, {time.monotonic() - begin:.0f} s", end="", file=sys.stderr)
+def campaign(jobs: Sequence[Job], processes: int = 1, minutes: float = np.inf) -> Iterator[Judged]:
+    """Yield what was judged, in any order of jobs, until time is over. Progress goes to stderr."""
+    begin = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        done: Iterable[list[Judged]] = map(work, jobs)
+        if processes > 1:
+            pool = stack.enter_context(multiprocessing.get_context("fork").Pool(processes))
+            done = pool.imap_unordered(work, jobs)
+        for count, judged in enumerate(done, 1):
             yield from judged
-    print(file=sys.stderr)
+            passed_s = time.monotonic() - begin
+            if processes > 1:
+                end = "\n" if count == len(jobs) else ""
+                print(f"\r{count} of {len(jobs)} jobs, {passed_s:.0f} s", end=end, file=sys.stderr)
+            if passed_s > 60 * minutes:
+                return
 
 
 def table(found: Sequence[Judged]) -> Iterator[str]:
@@ -486,6 +490,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kind", action="append", choices=[str(kind) for kind in KINDS], help="only these kinds")
     parser.add_argument("--group", type=int, help="only the cases of this group, to repeat one")
+    parser.add_argument("--minutes", type=float, default=np.inf, help="stop then, with fewer cases")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--mistakes", action="store_true", help="also print every missed fault and wrong name")
     arguments = parser.parse_args()
@@ -493,8 +498,9 @@ def main() -> None:
     numbers = range(-(-arguments.cases // CASES)) if arguments.group is None else [arguments.group]
     jobs = [Job(arguments.seed, number, kinds) for number in numbers]
     jobs += [Job(arguments.seed, number, ()) for number in range(arguments.healthy)]
+    random.Random(arguments.seed).shuffle(jobs)  # noqa: S311 - so that time limits cut off all kinds alike
     begin = time.monotonic()
-    found = list(campaign(jobs, arguments.processes))
+    found = list(campaign(jobs, arguments.processes, arguments.minutes))
     print(f"$ {' '.join(['python -m benchmarks.diagnose', *sys.argv[1:]])}")
     for text in table(found):
         print(text.rstrip())

@@ -114,6 +114,11 @@ def healthy(seed: int, number: int, steps: int) -> Case:
     return Case(f"h{number}", shape, noise, Fault(begin=steps), done, done, (seed, 1, number))
 
 
+def group_shape(seed: int, number: int) -> Shape:
+    """Return what the cases of a group have in common."""
+    return _shape(np.random.default_rng([seed, 0, number]))
+
+
 def group(seed: int, number: int, kinds: Sequence[Kind]) -> list[Case]:
     """Return a group of cases of some kinds, in turn."""
     chance = np.random.default_rng([seed, 0, number])
