@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swtrace.closing import Closing
-from swtrace.diagnosis.diagnosis import Verdict, verdict
+from swtrace.diagnosis.diagnosis import Diagnosis, Verdict, diagnose, verdict
 from swtrace.errors import EmptySelectionError, SettingsError, SwtraceError
 from swtrace.ledger.facts import LedgerFacts, Recent, SeriesKey, StepFacts
 from swtrace.observing import Observation, Roster, watch_rings
@@ -157,6 +157,10 @@ class Session(Closing):
         """Return the verdict on every series."""
         seen = self.observe()
         return {series.key: verdict(series, seen.history[series.key], seen.ranks) for series in seen.facts.series}
+
+    def diagnose(self) -> Diagnosis:
+        """Return what is wrong with everything known so far, and what repairs would save."""
+        return diagnose(self.observe())
 
 
 class RingsSession(Session):

@@ -20,6 +20,10 @@ class ExitCode(IntEnum):
     """A rank died. If its ranks broadcast, that ended its group."""
     OUTPUT_DIFFERS = 4
     """A step's output was not bit-identical to that of unshared weights."""
+    FOUND_WARNING = 5
+    """``diagnose``: the worst that it found is a warning."""
+    FOUND_BAD = 6
+    """``diagnose`` found something bad."""
     NOT_EXECUTABLE = 126
     """``swtrace run``: the command exists but cannot be executed."""
     NOT_FOUND = 127

@@ -34,8 +34,9 @@ from swtrace.cli.arguments import (
 )
 from swtrace.cli.console import PIPE_WIDTH, missing_screen, narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
+from swtrace.cli.live import live
 from swtrace.cli.recorded import Files, Salvage, opened
-from swtrace.cli.ring_folder import FolderOption, folder_to_read
+from swtrace.cli.ring_folder import FolderOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +56,7 @@ class ViewName(StrEnum):
     HEAT_MAP = "heatmap"
     TIMELINE = "timeline"
     WINDOWS = "windows"
-    VERDICT = "verdict"
+    DIAGNOSIS = "diagnosis"
 
 
 def top(
@@ -196,24 +197,17 @@ def _roster(
 ) -> Callable[[], Roster]:
     """Return a function that creates the roster. Bad arguments raise here, not in the reader's thread."""
     from swtrace.ledger.ledger import DEFAULT_RECENT_STEPS
-    from swtrace.observing import HostRings, Roster
-    from swtrace.observing.merged import Merged
+    from swtrace.observing import Roster
 
     # A printout covers everything that the rings hold; a live view shows only recent steps.
     newest = None if whole else DEFAULT_RECENT_STEPS + 8
-    if connect is not None:
-        from swtrace.http_client import addresses
-        from swtrace.recording.remote import DaemonStream
-
-        daemons = addresses(connect)
-        return lambda: Roster(Merged([DaemonStream(each, newest_steps=newest, credentials=shown) for each in daemons]))
     if replay is not None:
         from swtrace.recording.replay import Replay
 
         opened([replay], salvage=salvage).close()
         return lambda: Roster(Replay(opened([replay], salvage=salvage)))
-    rings = folder_to_read(directory)
-    return lambda: Roster(HostRings(rings, newest_steps=newest))
+    _, origin = live(directory, connect, shown=shown, newest_steps=newest)
+    return lambda: Roster(origin())
 
 
 def _check_theme(make: Callable[[], Roster], theme: str) -> None:
@@ -229,7 +223,7 @@ def _check_theme(make: Callable[[], Roster], theme: str) -> None:
 
 
 def _print(roster: Roster, selection: Filter, *, as_json: bool, wait_s: float) -> None:
-    from swtrace_tui.once import overview, read, silent
+    from swtrace_tui.once import overview, read
 
     from swtrace.observing import Link
 
@@ -238,7 +232,7 @@ def _print(roster: Roster, selection: Filter, *, as_json: bool, wait_s: float) -
     origins = seen.observation.origins
     several = len(origins) > 1
     # A part of the ranks must not look like all of them, nor ranks that are not known yet like none.
-    if (several or any(origin.link is Link.CONNECTING for origin in origins)) and (missing := silent(seen)):
+    if (several or any(origin.link is Link.CONNECTING for origin in origins)) and (missing := seen.observation.silent):
         raise CommandError(
             f"no answer within {wait_s:g} s from {', '.join(missing)}; wait longer with --wait"
             + (", or leave them out of --connect" if several else "")
@@ -263,12 +257,6 @@ def _print(roster: Roster, selection: Filter, *, as_json: bool, wait_s: float) -
 def _document(seen: Picture) -> dict[str, object]:
     from swtrace.cli.summary import summarise
 
-    observation = replace(
-        seen.observation,
-        facts=replace(seen.observation.facts, series=tuple(series.facts for series in seen.series)),
-        history={series.key: series.steps for series in seen.series},
-        ranks=tuple(rank for rank in seen.observation.ranks if rank.identity.run_id == seen.run),
-    )
     return {
         "run": seen.run,
         "runs": list(seen.runs),
@@ -286,7 +274,7 @@ def _document(seen: Picture) -> dict[str, object]:
             }
             for row in seen.rows
         ],
-        "summary": summarise(observation).to_json(),
+        "summary": summarise(seen.narrowed).to_json(),
     }
 
 

@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from swtrace.daemon import api
 from swtrace.daemon.clock_endpoint import ClockEndpoint
+from swtrace.daemon.diagnoses import Diagnoses, diagnosed
 from swtrace.daemon.event_stream import MEDIA_TYPE, StreamQuery, stream
 from swtrace.daemon.exposition import Exposition
 from swtrace.version import __version__
@@ -49,6 +50,7 @@ DOCUMENTS: dict[str, tuple[str, Callable[[Snapshot, api.Query], api.Document]]] 
     "series": ("series: totals, sums over recent steps, stragglers", api.series),
     "windows": ("windows by state, with the layers they hold", api.windows),
     "steps": ("recent steps with all instants", api.steps),
+    "diagnosis": ("what is wrong, who, since when, what to do, what it would save", diagnosed),
     "health": ("files that cannot be read, odd records, spans", lambda snapshot, _query: api.health(snapshot)),
 }
 
@@ -86,6 +88,7 @@ class _Handlers:
         self._observer = observer
         self._open_origin = open_origin
         self._collector = collector
+        self._diagnoses = Diagnoses()
         self._expositions: dict[str, Exposition] = {}
         # Rendering is pure Python, so concurrent scrapes would only compete for the GIL.
         self._rendering = threading.Lock()
@@ -146,7 +149,8 @@ class _Handlers:
             )
         query.check(snapshot)
         _about, make = DOCUMENTS[name]
-        return _json({**api.moment(snapshot), **make(snapshot, query)})
+        document = self._diagnoses.of(snapshot, query) if make is diagnosed else make(snapshot, query)
+        return _json({**api.moment(snapshot), **document})
 
 
 class _Stream(StreamingResponse):

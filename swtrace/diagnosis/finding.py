@@ -13,7 +13,7 @@ HIDDEN_BELOW = 0.05
 """Stall ratio below which the broadcasts count as hidden behind compute."""
 STALLED_ABOVE = 0.30
 """Stall ratio above which the broadcasts count as not hidden: sharing costs more time than it is worth."""
-_NS_PER_S = 1_000_000_000
+NS_PER_S = 1_000_000_000
 
 
 class Level(IntEnum):
@@ -56,6 +56,8 @@ class Finding:
     """What a repair would take away; None if no replay can say what that saves."""
     saving: Saving | None = None
     """What this would save, once it was replayed."""
+    consequence_of: str = ""
+    """The kind of the finding about the same series that explains this one; empty if none does."""
     run_id: str = ""
     """The run of the ranks, if the finding is about no single series."""
 
@@ -75,10 +77,11 @@ class Finding:
             "layer": self.layer,
             "advice": self.advice,
             "confidence": self.confidence,
-            "since": self.since_ns / _NS_PER_S if self.since_ns else None,
+            "since": self.since_ns / NS_PER_S if self.since_ns else None,
             "since_step": self.since_step,
             "evidence": list(self.evidence),
             "saving": None if self.saving is None else self.saving.to_json(),
+            "consequence_of": self.consequence_of,
             "run_id": self.run_id,
         }
 
@@ -93,7 +96,7 @@ class Finding:
                 "level": Level[fields["level"].upper()],
                 "ranks": tuple(fields["ranks"]),
                 "evidence": tuple(fields["evidence"]),
-                "since_ns": 0 if since is None else round(since * _NS_PER_S),
+                "since_ns": 0 if since is None else round(since * NS_PER_S),
                 "saving": None if saving is None else Saving(**saving),
             }
         )

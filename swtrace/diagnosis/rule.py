@@ -47,6 +47,8 @@ class Rule(ABC):
     """The kinds of all its findings."""
     about: ClassVar[About]
     needs: ClassVar[Needs] = Needs.ANY
+    explains: ClassVar[tuple[str, ...]] = ()
+    """Kinds that are consequences of what it finds, in the same series. They are no troubles of their own."""
 
     @abstractmethod
     def find(self, case: Case) -> Iterator[Finding]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from swtrace.ledger.facts import LedgerFacts, RankFacts, SeriesKey, SeriesRankFacts, StepFacts
 from swtrace.observing.events import RingState
-from swtrace.observing.origin import OriginStatus
+from swtrace.observing.origin import Link, OriginStatus
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.ring_reader import WindowState
 
@@ -106,6 +106,25 @@ class Observation:
     def lost(self) -> int:
         """Records that were overwritten or damaged before they could be read."""
         return sum(rank.ring.statistics.lost for rank in self.ranks)
+
+    @property
+    def silent(self) -> list[str]:
+        """The origins that do not answer, each with the reason if it is known."""
+        return [
+            f"{origin.name} ({origin.detail or 'no answer yet'})"
+            for origin in self.origins
+            if origin.link in {Link.CONNECTING, Link.LOST}
+        ]
+
+    def of_runs(self, wanted: Collection[str]) -> Observation:
+        """Return the observation of some runs only."""
+        ranks = tuple(rank for rank in self.ranks if rank.identity.run_id in wanted)
+        facts = replace(
+            self.facts,
+            ranks=tuple(rank for rank in self.facts.ranks if rank.identity.run_id in wanted),
+            series=tuple(series for series in self.facts.series if series.key.run_id in wanted),
+        )
+        return replace(self, ranks=ranks, facts=facts)
 
     def stragglers(self) -> dict[tuple[RankKey, SeriesKey], float]:
         """Return the stragglers named by the ledger, with their excess as a share of step time."""

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from swtrace import units
-from swtrace.diagnosis.diagnosis import verdict
+from swtrace.diagnosis.diagnosis import verdict, with_savings
 from swtrace.diagnosis.finding import Finding
+from swtrace.diagnosis.page import certainty, gain
 from swtrace.ledger.facts import CAUSES, SeriesFacts
 from swtrace.ledger.totals import DURATION_BOUNDS_NS
 from swtrace.recording.reader import Missing
@@ -99,7 +100,8 @@ def _series(
     first: bool,
     name_run: bool,
 ) -> str:
-    said = verdict(facts, selected.history(facts.key))
+    steps = selected.history(facts.key)
+    said = with_savings(verdict(facts, steps), steps)
     info = facts.ranks[0].info
     ranks = units.counted(len(facts.key.group_ranks), "rank")
     run = f"run {facts.key.run_id}: " if name_run else ""
@@ -134,8 +136,12 @@ def _covered(facts: SeriesFacts, found: SeriesDigest | None, selected: SelectedS
 
 
 def _finding(finding: Finding, words: WordLinks, seen: set[str]) -> str:
-    advice = f'<p class="dim">{escape(finding.advice)}</p>' if finding.advice else ""
-    return f'<li class="{finding.level.word}">{words.linked(finding.sentence, seen)}{advice}</li>'
+    since = "" if finding.since_step is None else f"since step {finding.since_step:,}"
+    sure = certainty(finding) if finding.confidence < 1 else ""
+    known = "; ".join(filter(None, (since, sure, gain(finding))))
+    below = (*finding.evidence, known and f"{known[0].upper()}{known[1:]}.", finding.advice)
+    more = "".join(f'<p class="dim">{escape(each)}</p>' for each in below if each)
+    return f'<li class="{finding.level.word}">{words.linked(finding.sentence, seen)}{more}</li>'
 
 
 def _table(facts: SeriesFacts, words: WordLinks) -> str:

@@ -123,7 +123,7 @@ class Peers:
         unseen = sorted(set(self.untraced).difference(self.processes))
         if gone:
             what += f" ({gone})"
-        elif unseen:
+        elif self.recorder is not None and unseen:
             runs = f"{listed('rank', unseen)} run{'s' if len(unseen) == 1 else ''}"
             what += f" ({runs} untraced and may have died; no other rank on this host has)"
         elif self.recorder is not None or self.processes:

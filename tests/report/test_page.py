@@ -41,7 +41,9 @@ def test_the_page_says_what_the_ledger_says(page: str, session: Session) -> None
     text = "".join(checker.texts)
     (verdict,) = session.verdicts().values()
     for finding in verdict.findings:
-        assert finding.sentence + finding.advice in text
+        assert finding.sentence in text
+        assert finding.advice in text
+        assert all(each in text for each in finding.evidence)
     for recent in session.sums_by_rank().values():
         assert f"{100 * (recent.stall_ratio or 0):.1f} %" in text
     assert f"Covers {STEPS - 1} steps. Not covered, in the whole recording: 1 aborted." in text

@@ -32,7 +32,7 @@ from tests.support.simulated_recordings import record
 
 SHARED = (20, 23, 24, 27, 30)
 WORDS = "5 of layers 20-31 shared"
-SCREENS = {"2": r"20 +23 +24 +27 +30", "3": "20 +╷23 +╷24", "4": "20 +24 +30", "5": WORDS}
+SCREENS = {"2": r"20 +23 +24 +27 +30", "3": "20 +╷23 +╷24", "4": "20 +24 +30", "5": r"5 of +layers 20-31 shared"}
 """What is on each view, by its key."""
 
 
@@ -81,7 +81,7 @@ def test_text_and_page_say_which_part_is_shared(recording: Path, tmp_path: Path)
 
 
 def test_the_terminal_says_which_part_is_shared(still: Still) -> None:
-    """The header has how many, the verdict's title which; the other views name the layers of the model."""
+    """The header has how many, the diagnosis which; the other views name the layers of the model."""
 
     async def test() -> None:
         app = app_over(still)

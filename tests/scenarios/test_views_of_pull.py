@@ -72,7 +72,7 @@ def test_no_screen_compares_ranks(still: Still, size: tuple[int, int]) -> None:
     async def test() -> None:
         app = app_over(still)
         async with app.run_test(size=size) as pilot:
-            await until(pilot, lambda: any(len(said.findings) > 2 for said in app._verdicts.values()))
+            await until(pilot, lambda: app._diagnosis and len(app._diagnosis.findings) > 2)
             for view in VIEWS:
                 app.action_show(view)
                 await pilot.pause()

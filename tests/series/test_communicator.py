@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from torch.distributed import DistStoreError
@@ -78,14 +79,12 @@ def test_ranks_that_cannot_connect_in_time_are_told_the_setting(monkeypatch: pyt
     monkeypatch.setattr(post_processing, "roll_call", lambda *_: None)
     monkeypatch.setattr(post_processing, "backend", lambda _: "gloo")
     monkeypatch.setattr(post_processing, "TorchTransport", never)
-    constants = SimpleNamespace(
+    constants: Any = SimpleNamespace(
         name="hasty", where="series 'hasty', rank 1", observed=False, group=RankGroup((0, 1), 1, object())
     )
-    peers = Peers(constants.where, constants.group, (0, 1))
+    peers, proposal = Peers(constants.where, constants.group, (0, 1)), RunIdProposal("run", fixed=False)
     with pytest.raises(PeerLostError) as caught:
-        post_processing.new_transport(
-            constants, {}, peers, RunIdProposal("run", fixed=False), Settings(timeout_s=0.001)
-        )  # type: ignore[arg-type]
+        post_processing.new_transport(constants, {}, peers, proposal, Settings(timeout_s=0.001))
     assert str(caught.value) == (
         f"series 'hasty', rank 1, {BEFORE_STEPS}: the ranks could not connect to each other: wait timeout after 1ms, "
         "keys: /default_pg/0; SWTRACE_TIMEOUT sets how long a rank waits for a peer"

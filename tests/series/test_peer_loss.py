@@ -63,11 +63,11 @@ def test_a_timeout_comes_with_its_setting(words: str) -> None:
 
 def test_only_the_dead_of_the_group_are_named(peers: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank of another group may have died as well, but this broadcast did not need it."""
-    ended(monkeypatch, {6: False, 9: False})
-    assert "its source (rank 6 died): " in peers.describe_loss(layer(owned=False), CLOSED)
     ended(monkeypatch, {9: False})
     said = peers.describe_loss(layer(owned=False), CLOSED)
     assert "(no rank on this host is known to have died)" in said
+    ended(monkeypatch, {6: False, 9: False})
+    assert "its source (rank 6 died): " in peers.describe_loss(layer(owned=False), CLOSED)
 
 
 def test_a_rank_that_closed_its_ring_has_not_died(peers: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,11 +92,19 @@ def test_a_death_is_looked_for_only_after_an_error_of_a_collective(
     peers: Peers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other errors of a forward are its own, whoever died meanwhile."""
+    ended(monkeypatch, {9: False})
+    assert peers.describe_death(f"{WHERE}, layer 5", CLOSED) == ""
     ended(monkeypatch, {6: False})
     assert peers.describe_death(f"{WHERE}, layer 5", RuntimeError("shapes differ")) == ""
     assert unknown().describe_death(f"{WHERE}, layer 5", CLOSED) == ""
     assert peers.describe_death(f"{WHERE}, layer 5", CLOSED) == (
         f"{WHERE}, layer 5: rank 6 died; this rank was in another collective: Connection closed by peer"
     )
-    ended(monkeypatch, {9: False})
-    assert peers.describe_death(f"{WHERE}, layer 5", CLOSED) == ""
+
+
+def test_the_first_to_die_is_named_however_many_end_after_it(peers: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that loses another one may look for it twice, and others end because of it in between."""
+    ended(monkeypatch, {6: False})
+    assert "(rank 6 died): " in peers.describe_loss(layer(owned=False), CLOSED)
+    ended(monkeypatch, {4: False, 6: False})
+    assert "(rank 6 died): " in peers.describe_loss(layer(owned=False), CLOSED)

@@ -1,10 +1,14 @@
-"""Ranks of a run that died are named."""
+"""The ranks of a run that ended are known, by their rings or by their processes."""
 
 from __future__ import annotations
 
+import os
+import select
+import subprocess
+import sys
 from pathlib import Path
 
-from swtrace.trace.liveness import ended_ranks
+from swtrace.trace.liveness import ended_ranks, open_process, own_process, process_ended
 from swtrace.trace.recorder import Recorder
 from tests.support.writer_process import Order, Writers, identity
 
@@ -25,3 +29,32 @@ def test_the_ranks_of_a_run_that_ended_are_named(tmp_path: Path) -> None:
         assert ended_ranks(tmp_path, "other") == {}
         assert ended_ranks(tmp_path / "nowhere", "run") == {}
         again.close()
+
+
+def test_the_end_of_a_process_is_seen_by_its_name() -> None:
+    """Before its parent has noticed, and afterwards."""
+    say = "from swtrace.trace.liveness import own_process; print(own_process(), flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", say], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        name = other.stdout.readline().strip()
+        assert not process_ended(name)
+        descriptor = open_process(name)
+        assert descriptor is not None
+        other.kill()
+        select.select([descriptor], [], [])
+        os.close(descriptor)
+        assert process_ended(name)
+    assert process_ended(name)
+    assert open_process(name) is None
+
+
+def test_a_process_is_not_taken_for_another_one() -> None:
+    """A later process with the number of a former one is not it. One that is out of sight has not ended."""
+    mine = own_process()
+    assert not process_ended(mine)
+    kernel, pid, began = mine.rsplit(" ", 2)
+    assert process_ended(f"{kernel} {pid} {int(began) - 1}")
+    assert not process_ended(f"another {kernel} {pid} {int(began) - 1}")
+    assert open_process(f"another {kernel} {pid} {began}") is None

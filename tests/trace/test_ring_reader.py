@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from swtrace.errors import RingFormatError
 from swtrace.trace import schema
-from swtrace.trace.liveness import dead_ranks
+from swtrace.trace.liveness import ended_ranks
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.request_link import RequestLink
 from swtrace.trace.ring_reader import RingReader, RingStatistics
@@ -67,7 +67,7 @@ def test_damage_anywhere_is_refused_or_read_with_an_exact_account(
     path = tmp_path / "ring-fuzz-0-00.swt"
     path.write_bytes(data)
     read_in_every_way(path)
-    dead_ranks(tmp_path, "run")
+    ended_ranks(tmp_path, "run")
 
 
 @settings(max_examples=150, suppress_health_check=list(HealthCheck))

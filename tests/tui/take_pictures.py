@@ -20,11 +20,11 @@ from swtrace.observing import watch_rings
 
 
 async def take(directory: Path, target: Path, prefix: str, size: tuple[int, int], views: list[str], theme: str) -> None:
-    """Open each view, wait for its verdicts, and save it."""
+    """Open each view, wait for its diagnosis, and save it."""
     app = TopApp(lambda: watch_rings(directory), configuration=Configuration(theme=theme))
     async with app.run_test(size=size) as pilot:
-        # The first verdict may cover only the first steps that were read.
-        while all(len(said.findings) < 2 for said in app._verdicts.values()):
+        # The first diagnosis may cover only the first steps that were read.
+        while app._diagnosis is None or all(len(said.findings) < 2 for said in app._diagnosis.series.values()):
             await pilot.pause(0.1)
         for view in views:
             app.action_show(view)

@@ -123,12 +123,12 @@ def test_detach_lets_go_of_the_ranks_and_reattach_takes_them_up_again() -> None:
         app = TopApp(cast("Callable[[], Roster]", make), frame_s=FRAME_S)
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: app.picture)
-            await press(pilot, "d")
+            await press(pilot, "D")
             assert app._feed is None
             await until(pilot, lambda: made[0].closed)
             assert "DETACHED" in shown(app)
             assert "stall ratio" in shown(app)
-            await press(pilot, "d")
+            await press(pilot, "D")
             await until(pilot, lambda: len(made) == 2 and made[1].polls)
             assert "DETACHED" not in shown(app)
 
@@ -283,9 +283,9 @@ def test_verdicts_are_reached_for_the_views_that_show_them() -> None:
 async def _judged() -> None:
     app = app_over(Still(observation_of(scenario("stalled"))), view="heatmap")
     async with app.run_test(size=(100, 40)) as pilot:
-        await until(pilot, lambda: app._verdicts)
+        await until(pilot, lambda: app._diagnosis)
         reached: list[object] = []
-        app._reach_verdicts = lambda *asked: reached.append(asked)  # type: ignore[method-assign]
+        app._diagnose = lambda *asked: reached.append(asked)  # type: ignore[method-assign]
         app._judge_at = 0.0
         app._judge()
         assert reached == []
@@ -363,7 +363,7 @@ def test_a_screenshot_shows_no_notice_of_the_one_before(
     async def test() -> None:
         app = app_over(Still(observation_of(scenario("stalled"))))
         async with app.run_test(size=(120, 40), notifications=True) as pilot:
-            await until(pilot, lambda: app._verdicts)
+            await until(pilot, lambda: app._diagnosis)
             await press(pilot, "x")
             await until(pilot, lambda: "Saved" in shown(app))
             await press(pilot, "x")

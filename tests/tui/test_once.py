@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from swtrace_tui.once import overview, read, silent
+from swtrace_tui.once import overview, read
 from swtrace_tui.picture import Filter, picture
 
 from swtrace import units
@@ -54,10 +54,10 @@ def test_all_daemons_are_waited_for_before_anything_is_printed() -> None:
     """The picture includes the ranks of a daemon that answers late; one that never answers is named at the timeout."""
     seen = read(Roster(Merged([Half({0, 1}), Half({2, 3})])), Filter(), 60)
     assert [row.rank for row in seen.rows] == [0, 1, 2, 3]
-    assert silent(seen) == []
+    assert seen.observation.silent == []
 
     seen = read(Roster(Merged([Half({0, 1}), Half({2, 3}, answers=False)])), Filter(), 0.7)
-    assert silent(seen) == ["there:9465 (Connection refused)"]
+    assert seen.observation.silent == ["there:9465 (Connection refused)"]
 
 
 def test_every_row_states_the_ledgers_figures(tmp_path: Path) -> None:

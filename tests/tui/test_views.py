@@ -37,7 +37,7 @@ PINNED = Path(__file__).parent / "pictures"
         ("timeline", 1, "straggler", (110, 28), "swtrace-light"),
         ("timeline", 2, "straggler", (110, 28), "swtrace-dark"),
         ("windows", 1, "hidden", (80, 24), "swtrace-dark"),
-        ("verdict", 1, "stalled", (80, 24), "swtrace-mono"),
+        ("diagnosis", 1, "stalled", (80, 24), "swtrace-mono"),
     ],
 )
 def test_views_look_as_pinned(
@@ -64,7 +64,7 @@ async def _drawn(view: str, hosts: int, name: str, size: tuple[int, int], theme:
     seen = observation_of(made) if hosts == 1 else observation_across(on_two_hosts(made))
     app = app_over(Still(seen), view=view, configuration=Configuration(theme=theme))
     async with app.run_test(size=size) as pilot:
-        await until(pilot, lambda: app.picture and app._verdicts)
+        await until(pilot, lambda: app.picture and app._diagnosis)
         await settled(pilot)
         await until(pilot, lambda: "Quit" in shown(app).splitlines()[-1] or size[0] <= 80)
         await settled(pilot)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from textual.binding import Binding, BindingType
 
-OVERVIEW, HEAT_MAP, TIMELINE, WINDOWS, VERDICT = VIEWS = ("overview", "heatmap", "timeline", "windows", "verdict")
-TITLES = dict(zip(VIEWS, ("Overview", "Heat map", "Timeline", "Windows", "Verdict"), strict=True))
+OVERVIEW, HEAT_MAP, TIMELINE, WINDOWS, DIAGNOSIS = VIEWS = ("overview", "heatmap", "timeline", "windows", "diagnosis")
+TITLES = dict(zip(VIEWS, ("Overview", "Heat map", "Timeline", "Windows", "Diagnosis"), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ HELP = Action("help", "question_mark,f1", "app.help", "Help", "Show this help: k
 QUIT = Action("quit", "q,ctrl+q", "app.quit", "Quit", "Quit, as does Ctrl-C. The ranks are not affected.", footer=True)
 ACTIONS: tuple[Action, ...] = (
     *(
-        Action(f"view-{view}", str(number), f"app.show('{view}')", TITLES[view], f"Open the view {TITLES[view]}.")
-        for number, view in enumerate(VIEWS, 1)
+        Action(f"view-{view}", keys, f"app.show('{view}')", TITLES[view], f"Open the view {TITLES[view]}.")
+        for view, keys in zip(VIEWS, ("1", "2", "3", "4", "5,d"), strict=True)
     ),
     Action("next-view", "tab", "app.next_view(1)", "Next view", "Open the next view."),
     Action("previous-view", "shift+tab", "app.next_view(-1)", "Previous view", "Open the previous view."),
@@ -67,7 +67,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("clear", "escape", "app.clear", "Clear filters", "Show every series, rank and phase; end a pause."),
     Action("copy", "y", "app.copy_view", "Copy", "Copy the view as text, if the terminal supports OSC 52."),
     Action("screenshot", "x", "app.save_svg", "Screenshot", "Save the screen as SVG in the current folder."),
-    Action("detach", "d", "app.detach", "Detach", "Stop reading and keep the screen; press again to reattach."),
+    Action("detach", "D", "app.detach", "Detach", "Stop reading and keep the screen; press again to reattach."),
     Action("theme", "t", "app.next_theme", "Theme", "Change the theme: dark, light, colour-blind safe, no colour."),
     Action("suspend", "ctrl+z", "app.suspend_process", "Suspend", "Return to the shell; fg continues."),
     HELP,
@@ -183,9 +183,9 @@ ACTIONS: tuple[Action, ...] = (
     # -- windows
     Action("windows-down", "down,j", "scroll(1)", "Down", "Scroll down.", WINDOWS),
     Action("windows-up", "up,k", "scroll(-1)", "Up", "Scroll up.", WINDOWS),
-    # -- verdict
-    Action("verdict-down", "down,j", "scroll(1)", "Down", "Scroll down.", VERDICT),
-    Action("verdict-up", "up,k", "scroll(-1)", "Up", "Scroll up.", VERDICT),
+    # -- diagnosis
+    Action("diagnosis-down", "down,j", "scroll(1)", "Down", "Scroll down.", DIAGNOSIS),
+    Action("diagnosis-up", "up,k", "scroll(-1)", "Up", "Scroll up.", DIAGNOSIS),
 )
 
 

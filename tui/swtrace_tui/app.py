@@ -23,26 +23,25 @@ from textual.screen import Screen
 from textual.widgets import ContentSwitcher
 from textual.worker import get_current_worker
 
-from swtrace.diagnosis.diagnosis import Verdict
+from swtrace.diagnosis.diagnosis import Diagnosis, with_savings
 from swtrace.errors import SettingsError
-from swtrace.ledger.facts import SeriesKey
 from swtrace.observing import Link, Observation, Roster
-from swtrace_tui.actions import ACTIONS, HEAT_MAP, OVERVIEW, TIMELINE, VERDICT, VIEWS, WINDOWS, Action, bindings
+from swtrace_tui.actions import ACTIONS, DIAGNOSIS, HEAT_MAP, OVERVIEW, TIMELINE, VIEWS, WINDOWS, Action, bindings
 from swtrace_tui.bars import KeyBar, Search, TitleBar, ViewBar, worst_link
 from swtrace_tui.feed import Feed
 from swtrace_tui.help import Help
 from swtrace_tui.palette import BLOCKS, THEMES, palette_of, themes
 from swtrace_tui.picture import Filter, Picture, picture
 from swtrace_tui.preferences import Configuration
+from swtrace_tui.views.diagnosis_view import DiagnosisView
 from swtrace_tui.views.heat_map import HeatMap
 from swtrace_tui.views.overview import Overview
 from swtrace_tui.views.timeline import Timeline
-from swtrace_tui.views.verdict_view import VerdictView
 from swtrace_tui.views.view import Scene, View
 from swtrace_tui.views.windows import WindowsView
 
 _Item = TypeVar("_Item")
-_VERDICT_EVERY_S = 1.0
+_JUDGE_EVERY_S = 1.0
 _TERMINAL_EVERY_S = 1.0
 _SHELL_OFFSET = 128
 _FONT_FACE = re.compile(r"\s*@font-face\s*\{[^}]*\}")
@@ -56,7 +55,7 @@ _BLOCK_TEXT = re.compile(
 _CELL_WIDTH, _CELL_HEIGHT, _CELL_TOP = 12.2, 24.4, 18.5
 """Size of a cell in Rich's SVG, and how far its top is above the line of its text."""
 _JUDGE_REST = 20
-"""Keep verdicts for this many times the CPU time that they took: large series are judged less often."""
+"""Keep a diagnosis for this many times the CPU time that it took: large series are judged less often."""
 
 
 class Views(ContentSwitcher):
@@ -75,7 +74,7 @@ class MainScreen(Screen[None]):
         super().__init__(id=id)
         self.title_bar, self.view_bar = TitleBar(), ViewBar()
         self.search, self.key_bar = Search(), KeyBar(own)
-        self.views: tuple[View, ...] = (Overview(), HeatMap(), Timeline(), WindowsView(), VerdictView())
+        self.views: tuple[View, ...] = (Overview(), HeatMap(), Timeline(), WindowsView(), DiagnosisView())
         self.switcher = Views(*self.views, initial=OVERVIEW)
 
     def compose(self) -> ComposeResult:
@@ -120,11 +119,11 @@ class TopApp(App[None]):
             self.observation = observation
 
     class Judged(Message):
-        """Verdicts were reached."""
+        """A diagnosis was reached."""
 
-        def __init__(self, selection: Filter, verdicts: dict[SeriesKey, Verdict]) -> None:
+        def __init__(self, selection: Filter, diagnosis: Diagnosis) -> None:
             super().__init__()
-            self.selection, self.verdicts = selection, verdicts
+            self.selection, self.diagnosis = selection, diagnosis
 
     class Failed(Message):
         """The feed ended with an error."""
@@ -152,7 +151,7 @@ class TopApp(App[None]):
         self._feed: Feed | None = None
         self._observation: Observation | None = None
         self._selection = selection or Filter()
-        self._verdicts: dict[SeriesKey, Verdict] = {}
+        self._diagnosis: Diagnosis | None = None
         self._paused = False
         self._judge_at = 0.0
         for theme in themes():
@@ -175,7 +174,7 @@ class TopApp(App[None]):
         self.theme_changed_signal.subscribe(self, lambda _theme: self._show())
         self.action_show(self._first_view)
         self._watch()
-        self.set_interval(_VERDICT_EVERY_S, self._judge)
+        self.set_interval(_JUDGE_EVERY_S, self._judge)
         if not self.is_headless and not self.is_web:
             for number in (signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) is not signal.SIG_IGN:
@@ -227,9 +226,9 @@ class TopApp(App[None]):
         self.call_after_refresh(self._taken)
 
     def on_top_app_judged(self, message: Judged) -> None:
-        """Show new verdicts."""
+        """Show a new diagnosis."""
         if message.selection == self._selection:
-            self._verdicts = message.verdicts
+            self._diagnosis = message.diagnosis
             self._show()
 
     def on_top_app_failed(self, message: Failed) -> None:
@@ -265,33 +264,33 @@ class TopApp(App[None]):
             self._feed.taken()
 
     def _judge(self) -> None:
-        if self._verdicts and self.view not in {OVERVIEW, VERDICT}:  # The other views show no findings.
+        if self._diagnosis is not None and self.view not in {OVERVIEW, DIAGNOSIS}:  # The other views show no findings.
             return
         if self._observation is not None and not self._paused and time.monotonic() >= self._judge_at:
-            self._reach_verdicts(self._observation, self._selection)
+            self._diagnose(self._observation, self._selection)
 
-    def _reach_verdicts(self, observation: Observation, selection: Filter) -> None:
+    def _diagnose(self, observation: Observation, selection: Filter) -> None:
+        work = partial(self._judged, observation, selection, savings=self.view == DIAGNOSIS)
         # Without the decorator, which would build a description from the arguments' reprs.
-        self.run_worker(
-            partial(self._judged, observation, selection), thread=True, exclusive=True, description="verdicts"
-        )
+        self.run_worker(work, thread=True, exclusive=True, description="diagnosis")
 
-    def _judged(self, observation: Observation, selection: Filter) -> None:
+    def _judged(self, observation: Observation, selection: Filter, *, savings: bool) -> None:
         worker, before = get_current_worker(), time.thread_time()
-        verdicts = {}
-        for series in picture(observation, selection).series:
+        shown, said = picture(observation, selection), {}
+        for series in shown.series:
             if worker.is_cancelled:
                 return
-            verdicts[series.key] = series.verdict
+            said[series.key] = with_savings(series.verdict, series.steps) if savings else series.verdict
+        diagnosis = replace(shown.diagnosis, series=said)
         self._judge_at = time.monotonic() + _JUDGE_REST * (time.thread_time() - before)
-        self.post_message(self.Judged(selection, verdicts))
+        self.post_message(self.Judged(selection, diagnosis))
 
     def _show(self) -> None:
         shown = self.picture
         main = self._main
         if shown is None or main is None:
             return
-        scene = Scene(shown, palette_of(self.current_theme), self._verdicts)
+        scene = Scene(shown, palette_of(self.current_theme), self._diagnosis)
         main.title_bar.show(scene, self._note(shown))
         main.view_bar.show(scene, self.view)
         main.key_bar.show(scene, self.view, self._configuration.keys, searching=main.search.has_class("open"))
@@ -300,7 +299,7 @@ class TopApp(App[None]):
 
     def _note(self, shown: Picture) -> str:
         if self._feed is None:
-            return "DETACHED: d reattaches"
+            return "DETACHED: D reattaches"
         if self._paused:
             return "PAUSED"
         if worst_link(shown) is Link.LOST:
@@ -388,10 +387,10 @@ class TopApp(App[None]):
 
     def _select(self, selection: Filter) -> None:
         if replace(selection, text="") != replace(self._selection, text=""):
-            self._verdicts = {}
+            self._diagnosis = None
         self._selection = selection
         if self._observation is not None:
-            self._reach_verdicts(self._observation, selection)
+            self._diagnose(self._observation, selection)
         self._show()
 
     def action_copy_view(self) -> None:
@@ -489,7 +488,7 @@ def _next(items: Iterable[_Item], current: _Item | None) -> _Item | None:
     return choices[(at + 1) % len(choices)] if current is not None else choices[0]
 
 
-__all__ = ["HEAT_MAP", "VERDICT", "WINDOWS", "MainScreen", "TopApp"]
+__all__ = ["DIAGNOSIS", "HEAT_MAP", "WINDOWS", "MainScreen", "TopApp"]
 
 
 def screenshot(app: App[None], title: str) -> str:

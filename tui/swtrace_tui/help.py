@@ -16,6 +16,7 @@ from textual.widgets import Static
 
 from swtrace import units
 from swtrace.diagnosis.finding import HIDDEN_BELOW, STALLED_ABOVE, Level
+from swtrace.diagnosis.page import MARKS
 from swtrace.glossary import entries, plain
 from swtrace.ledger.facts import CAUSES
 from swtrace.observing import Link
@@ -36,7 +37,6 @@ from swtrace_tui.palette import (
 from swtrace_tui.picture import RankState
 from swtrace_tui.views.overview import COLUMNS, STATE_GLYPHS
 from swtrace_tui.views.overview_charts import CAUSE_GLYPHS
-from swtrace_tui.views.verdict_view import LEVEL_GLYPHS
 
 _WIDEST_KEY = 20
 """Columns of keys and symbols; fewer in a narrow terminal."""
@@ -253,7 +253,7 @@ def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str
         ],
     )
     yield (
-        "Verdict",
-        [(inked(glyph, colours[level]), _LEVELS[level]) for level, glyph in LEVEL_GLYPHS.items()],
+        "Diagnosis",
+        [(inked(glyph, colours[level]), _LEVELS[level]) for level, glyph in MARKS.items()],
     )
     yield "Glossary", [(word, plain(entry)) for word, entry in explained.items()]

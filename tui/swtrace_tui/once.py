@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from swtrace.observing import Link, Roster
+from swtrace.observing import Roster
 from swtrace_tui.palette import MONO
 from swtrace_tui.picture import Filter, Picture, picture
 from swtrace_tui.views.empty import advice
@@ -22,25 +22,18 @@ def read(roster: Roster, selection: Filter, wait_s: float) -> Picture:
         if more:
             continue
         seen = picture(roster.observe(), selection)
-        if (any(series.steps for series in seen.series) and not silent(seen)) or time.monotonic() >= deadline:
+        if (
+            any(series.steps for series in seen.series) and not seen.observation.silent
+        ) or time.monotonic() >= deadline:
             return seen
         time.sleep(0.05)
-
-
-def silent(seen: Picture) -> list[str]:
-    """Return the origins that do not answer, each with the reason if it is known."""
-    return [
-        f"{origin.name} ({origin.detail or 'no answer yet'})"
-        for origin in seen.observation.origins
-        if origin.link in {Link.CONNECTING, Link.LOST}
-    ]
 
 
 def overview(seen: Picture, width: int) -> str:
     """Return the overview as plain text, ``width`` columns wide; without ranks, return what to do next."""
     if not seen.rows:
         return "".join(f"{'    ' if kind == 'command' else ''}{text}\n" for kind, text in advice(seen, screen=False))
-    scene = Scene(seen, MONO, {series.key: series.verdict for series in seen.series})
+    scene = Scene(seen, MONO, seen.diagnosis)
     lines = Overview().draw(scene, width, len(seen.rows) + len(seen.hosts) + _CHARTS)
     text = "\n".join(strip.text.rstrip() for strip in lines).rstrip() + "\n"
     others = [run for run in seen.runs if run != seen.run]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from swtrace import units
 from swtrace.diagnosis.case import judged_steps
-from swtrace.diagnosis.diagnosis import Verdict, verdict
+from swtrace.diagnosis.diagnosis import Diagnosis, Verdict, of_hosts, verdict
 from swtrace.diagnosis.finding import Finding
 from swtrace.ledger.alignment import AlignedClock
 from swtrace.ledger.comparison import covers, plan_of
@@ -290,6 +290,21 @@ class Picture:
     """Every series of that run, to choose from."""
     series: tuple[SeriesView, ...]
     """The selected series that have selected ranks."""
+
+    @cached_property
+    def narrowed(self) -> Observation:
+        """The observation of the selected series and steps of the run."""
+        seen = self.observation.of_runs(() if self.run is None else (self.run,))
+        return replace(
+            seen,
+            facts=replace(seen.facts, series=tuple(series.facts for series in self.series)),
+            history={series.key: series.steps for series in self.series},
+        )
+
+    @cached_property
+    def diagnosis(self) -> Diagnosis:
+        """What is wrong with it."""
+        return Diagnosis(self.narrowed, {series.key: series.verdict for series in self.series}, of_hosts(self.narrowed))
 
     @cached_property
     def focus(self) -> SeriesView | None:

@@ -11,9 +11,10 @@ from swtrace.cli.plan import answer
 from swtrace.cli.plan.asked import Values
 from swtrace.cli.plan.planning import Question, plans
 from swtrace.cli.plan.series_plan import shares
-from swtrace.cli.plan.source import from_rings
+from swtrace.cli.plan.source import from_live
 from swtrace.cli.recorded import WARMUP
 from swtrace.ledger.planning.candidates import SHARES
+from swtrace.observing import HostRings
 from swtrace.selection import Selection
 from swtrace.share import Share
 
@@ -45,7 +46,7 @@ def plan_of(
         CommandError: the run has no finished step.
         EmptySelectionError: it has too few.
     """
-    source = from_rings(directory, Selection(warmup=WARMUP), run_id)
+    source = from_live(HostRings(directory), f"the rings in {directory}", Selection(warmup=WARMUP), run_id)
     (plan,) = plans(source, asked, progress=progress)
     return source, plan
 

@@ -29,6 +29,7 @@ from swtrace.cli.arguments import (
 )
 from swtrace.cli.console import data, narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
+from swtrace.cli.live import live
 from swtrace.cli.plan.asked import bandwidth, budget, chosen_values
 from swtrace.cli.recorded import WARMUP, Salvage, Steps, Warmup, step_range
 from swtrace.cli.ring_folder import FolderOption
@@ -201,7 +202,7 @@ def plan(
     predicted, or nothing is within --max-stall and --memory.
     """
     from swtrace.cli.plan.planning import Question, plans
-    from swtrace.cli.plan.source import from_daemons, from_recording, from_rings
+    from swtrace.cli.plan.source import from_live, from_recording
     from swtrace.profile import Profile
     from swtrace.selection import Selection
 
@@ -227,10 +228,9 @@ def plan(
     with console.status("reading steps") as status:
         if files:
             source = from_recording(files, selection, run_id, salvage=salvage)
-        elif connect is not None:
-            source = from_daemons(connect, selection, run_id, wait_s=wait_s, credentials=shown)
         else:
-            source = from_rings(directory, selection, run_id)
+            name, origin = live(directory, connect, shown=shown)
+            source = from_live(origin(), name, selection, run_id, wait_s=0.0 if connect is None else wait_s)
         made = plans(source, question, progress=status.update)
     for note in source.notes:
         console.print(note, markup=False, soft_wrap=True)

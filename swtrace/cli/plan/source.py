@@ -8,14 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swtrace.cli.exit_codes import CommandError, ExitCode
-from swtrace.cli.ring_folder import folder_to_read
-from swtrace.credentials import Credentials
-from swtrace.http_client import addresses
 from swtrace.ledger.facts import SeriesFacts, StepFacts
-from swtrace.observing import HostRings, Link, Observation, Origin, Roster
-from swtrace.observing.merged import Merged
+from swtrace.observing import Link, Observation, Origin, Roster
 from swtrace.recording import Recording
-from swtrace.recording.remote import DaemonStream
 from swtrace.recording.replay import Replay
 from swtrace.recording.selected import SelectedSteps
 from swtrace.selection import Selection
@@ -56,44 +51,20 @@ def from_recording(paths: Sequence[Path], selection: Selection, run_id: str | No
         return _source(name, roster.observe(), selected, run_id, tuple(recording.missing().sentences))
 
 
-def from_rings(directory: Path | None, selection: Selection, run_id: str | None) -> Source:
-    """Read what the rings of this host hold.
-
-    Raises:
-        CommandError: there is no such run, or no finished step.
-        EmptySelectionError: no step is selected.
-    """
-    folder = folder_to_read(directory)
-    return _live(HostRings(folder), f"the rings in {folder}", selection, run_id, 0.0)
-
-
-def from_daemons(
-    connect: str, selection: Selection, run_id: str | None, *, wait_s: float, credentials: Credentials
-) -> Source:
-    """Read what the rings of daemons' hosts hold.
+def from_live(origin: Origin, name: str, selection: Selection, run_id: str | None, *, wait_s: float = 0.0) -> Source:
+    """Read what the rings of this host, or of daemons' hosts, hold.
 
     Raises:
         CommandError: a daemon does not answer, or there is no such run, or no finished step.
         EmptySelectionError: no step is selected.
-        SettingsError: an address is not valid.
     """
-    streams = [DaemonStream(each, credentials=credentials) for each in addresses(connect)]
-    return _live(Merged(streams), connect, selection, run_id, wait_s)
-
-
-def _live(origin: Origin, name: str, selection: Selection, run_id: str | None, wait_s: float) -> Source:
     with Roster(origin, keep_steps=True) as roster:
         selected = SelectedSteps(selection)
         for _ in selected.among(_steps(roster, wait_s)):
             pass
         seen = roster.observe()
-        silent = [
-            f"{each.name} ({each.detail or 'no answer yet'})"
-            for each in seen.origins
-            if each.link in {Link.CONNECTING, Link.LOST}
-        ]
-        if silent:
-            raise CommandError(f"no answer within {wait_s:g} s from {', '.join(silent)}; wait longer with --wait")
+        if seen.silent:
+            raise CommandError(f"no answer within {wait_s:g} s from {', '.join(seen.silent)}; wait longer with --wait")
         return _source(name, seen, selected, run_id, tuple(seen.problems.values()))
 
 

@@ -26,6 +26,7 @@ class Channel(Rule):
     kinds = ("channel_bound", "channel_tight", "channel_share")
     about = About.CAUSE
     needs = Needs.STALLS
+    explains = ("stalled", "partly_hidden", "worst_layer")
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield one finding if the transfers are known."""
@@ -61,7 +62,6 @@ class Channel(Rule):
                 if alone is None
                 else "Share fewer layers or a smaller linear.",
                 repair=repair,
-                saving=case.saving(repair),
             )
         elif per_layer * _TIGHT > computed:
             yield Finding(
@@ -73,7 +73,6 @@ class Channel(Rule):
                 ranks=ranks,
                 advice="Share fewer layers or a smaller linear, or raise the prefetch step to absorb jitter.",
                 repair=repair,
-                saving=case.saving(repair),
             )
         else:
             yield Finding(

@@ -26,6 +26,7 @@ class LaunchBound(Rule):
     kinds = ("launch_bound",)
     about = About.CAUSE
     needs = Needs.STALLS
+    explains = ("stalled", "partly_hidden", "worst_layer")
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield a finding about the rank that stalls most for this reason."""

@@ -27,6 +27,7 @@ class OtherPrefetchStep(Rule):
     kinds = ("prefetch_step", "prefetch_step_no_help")
     about = About.CAUSE
     needs = Needs.STALLS
+    explains = ("stalled", "partly_hidden", "worst_layer")
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield a finding if the series stalls and the planner can predict."""
@@ -88,6 +89,7 @@ class EffectivePrefetchStep(Rule):
 
     kinds = ("effective_prefetch_step",)
     about = About.CAUSE
+    explains = ("stalled", "partly_hidden", "worst_layer")
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield one finding about all ranks with the same two prefetch steps."""

@@ -8,6 +8,7 @@ from swtrace import units
 from swtrace.diagnosis.finding import Finding, Level
 from swtrace.diagnosis.rule import HostRule
 from swtrace.observing.observation import Observation
+from swtrace.observing.origin import Link
 
 
 class RecordsLost(HostRule):
@@ -60,6 +61,24 @@ class RingsUnreadable(HostRule):
                 evidence=tuple(f"{path}: {problem}." for path, problem in sorted(problems.items())),
                 advice="`swtrace doctor` says what helps. Do not remove the files: their ranks may be alive.",
             )
+
+
+class SilentSource(HostRule):
+    """Daemons that do not answer."""
+
+    kinds = ("source_silent",)
+
+    def find(self, observation: Observation) -> Iterator[Finding]:
+        """Yield one finding per daemon."""
+        for origin in observation.origins:
+            if origin.link in {Link.CONNECTING, Link.LOST}:
+                yield Finding(
+                    "source_silent",
+                    Level.WARNING,
+                    f"{origin.name} does not answer, so its ranks are missing from all figures, or as they were last.",
+                    evidence=(f"{origin.detail[0].upper()}{origin.detail[1:]}.",) if origin.detail else (),
+                    advice="Check that the daemon runs there, and that this host may reach it.",
+                )
 
 
 class NotShared(HostRule):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from swtrace.trace.directory import ring_paths
-from swtrace.trace.liveness import dead_ranks
+from swtrace.trace.liveness import ended_ranks
 from swtrace.trace.recorder import Recorder, SeriesRecorder
 from swtrace.trace.ring_reader import Occupancy, RingReader, RingStatistics
 from tests.support.writer_process import check, identity, series_info, write
@@ -112,7 +112,7 @@ def test_nobody_takes_it_for_a_death(tmp_path: Path) -> None:
         recorder.path.unlink()
         step(recorder, series)
         assert (held.alive(), held.closed()) == (False, True)
-    assert dead_ranks(tmp_path, "run") == ()
+    assert False not in ended_ranks(tmp_path, "run").values()
     recorder.close()
 
 

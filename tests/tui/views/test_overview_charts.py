@@ -19,7 +19,7 @@ from tests.support.simulated_rings import scenario
 
 def drawn(name: str, width: int, height: int, **shape: Any) -> list[str]:
     """Return the charts of a scenario as text."""
-    return [strip.text for strip in charts(Scene(pictured(name, **shape), MONO, {}), width, height)]
+    return [strip.text for strip in charts(Scene(pictured(name, **shape), MONO), width, height)]
 
 
 @pytest.mark.parametrize(("height", "shown"), [(5, 1), (11, 1), (12, 2), (20, 2), (40, 3), (80, 3)])
@@ -70,7 +70,7 @@ def test_a_bar_is_a_ranks_stall_split_by_cause() -> None:
 def test_bars_name_the_hosts_of_their_ranks(width: int) -> None:
     """With several hosts, each bar names the host, as far as a quarter of the line has room for it."""
     seen = picture(observation_across(on_two_hosts(scenario("straggler"))), Filter())
-    lines = [strip.text for strip in charts(Scene(seen, MONO, {}), width, 40)]
+    lines = [strip.text for strip in charts(Scene(seen, MONO), width, 40)]
     for rank, host in enumerate(("host-0", "host-0", "host-1", "host-1")):
         (line,) = (line for line in lines if line.startswith(f" rank {rank} ("))
         assert (f" ({host}) " if width == 120 else " (host-…") in line

@@ -19,7 +19,7 @@ def test_nothing_is_sent_to_the_terminal_for_lines_that_stay() -> None:
 async def _still() -> None:
     app = app_over(Still(observation_of(scenario("stalled"))), view="heatmap")
     async with app.run_test(size=(100, 40)) as pilot:
-        await until(pilot, lambda: app.picture and app._verdicts)
+        await until(pilot, lambda: app.picture and app._diagnosis)
         await settled(pilot)
         sent: list[tuple[Region, ...]] = []
         main = app._main

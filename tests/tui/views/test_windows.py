@@ -32,7 +32,7 @@ def test_a_device_s_windows_alarm_nobody(tmp_path: Path) -> None:
             seen = settled(roster, 4)
         run.close()
         late = tuple(replace(rank, ring=replace(rank.ring, taken_ns=run.base_ns + 10**11)) for rank in seen.ranks)
-        scene = Scene(picture(replace(seen, ranks=late), Filter()), DARK, {})
+        scene = Scene(picture(replace(seen, ranks=late), Filter()), DARK)
         (row,) = (row for row in scene.picture.rows if row.rank == 0)
         lines = rank_lines(row, scene.picture.series[0], DARK, 120)
         styles[clock] = {segment.style.color.name for line in lines for segment in line if segment.style.color}  # type: ignore[union-attr]

@@ -319,7 +319,8 @@ def headline(scene: Scene, width: int, most: int) -> list[Strip]:
     for series in sorted(scene.picture.series, key=lambda each: -each.stall_ratio):
         name = f"{series.key.name}: " if several else ""
         findings.append((name, series.headline, True))
-        if (said := scene.verdicts.get(series.key)) is not None:
+        said = None if scene.diagnosis is None else scene.diagnosis.series.get(series.key)
+        if said is not None:
             findings += [(name, finding, False) for finding in said.findings[1:]]
     findings.sort(key=lambda each: (not each[2], each[1].kind not in AsPlanned.kinds, -each[1].level))
     lines: list[Strip] = []

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from textual import events
@@ -14,8 +13,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from swtrace.diagnosis.diagnosis import Verdict
-from swtrace.ledger.facts import SeriesKey
+from swtrace.diagnosis.diagnosis import Diagnosis
 from swtrace_tui.actions import bindings
 from swtrace_tui.canvas import Line
 from swtrace_tui.palette import DARK, MONO, Palette
@@ -38,7 +36,8 @@ class Scene:
 
     picture: Picture
     palette: Palette = DARK
-    verdicts: Mapping[SeriesKey, Verdict] = field(default_factory=dict)
+    diagnosis: Diagnosis | None = None
+    """None until it is reached."""
 
 
 class Drawn(Widget):
