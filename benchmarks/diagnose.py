@@ -35,11 +35,9 @@ from unittest.mock import patch
 import numpy as np
 
 from benchmarks.diagnosis_cases import CASES, KINDS, Case, group, healthy
-from swtrace.diagnosis.diagnosis import diagnose
+from swtrace.diagnosis import diagnosis
 from swtrace.diagnosis.finding import Finding, Level
 from swtrace.diagnosis.rules.prefetch import OtherPrefetchStep
-from swtrace.ledger.facts import StepFacts
-from swtrace.ledger.planning.repair import Repair, saving
 from swtrace.observing import Observation, Roster
 from tests.support.faulty_origin import FaultyOrigin
 from tests.support.faulty_series import FINAL, Kind, Noise
@@ -55,8 +53,6 @@ _YOUNG = 72
 """Steps in which a fault is young."""
 _POLL_NS, _LAST_NS = 250e6, 6e9
 """After a rank has stopped: time between looks, and until nobody looks any more."""
-_REPLAYED = 26
-"""Steps that a saving is predicted from."""
 _HEALTHY_STEPS = 1024
 """Timed steps of a healthy run."""
 
@@ -197,37 +193,37 @@ class _Found:
     at_ns: float = 0.0
     covered: set[int] = field(default_factory=set)
     saving: float | None = None
-    repair: Repair | None = None
-    steps: Sequence[StepFacts] = ()
     wrong: dict[Named, str] = field(default_factory=dict)
 
 
-def accusations(observation: Observation) -> list[Finding]:
+def accusations(observation: Observation, *, with_savings: bool) -> list[Finding]:
     """Return the findings at warning level or above."""
-    return [finding for finding in diagnose(observation).findings if finding.level >= Level.WARNING]
+    with contextlib.ExitStack() as stack:
+        if not with_savings:
+            stack.enter_context(patch.object(diagnosis, "with_savings", lambda said, _: said))
+        found = diagnosis.diagnose(observation).findings
+    return [finding for finding in found if finding.level >= Level.WARNING]
 
 
 def judge(case: Case) -> Judged:
     """Let the diagnosis look at a case again and again.
 
-    The advice on another prefetch step is left out: it blames nobody, and its replays take half of the time.
+    What takes most of the time is left out: the advice on another prefetch step, which blames nobody, and savings
+    that no rule needs, until the last look.
     """
     fault, chance = case.fault, np.random.default_rng(case.seed)
     ends = None if chance.random() < 0.5 else float(chance.uniform(0.05, 1.0))
     origin = FaultyOrigin(case.run, fault, chance, others_end_s=ends)
     begun_ns = _begun_ns(case, origin)
-    found, looks = _Found(), 0
+    found = _Found()
+    looks = list(_looks(case, origin, begun_ns))
     with Roster(origin) as roster, patch.object(OtherPrefetchStep, "find", lambda *_: iter(())):
-        for at_ns in _looks(case, origin, begun_ns):
+        for at_ns in looks:
             origin.now_ns = at_ns
             roster.drain()
-            observation = roster.observe()
-            _weigh(case, accusations(observation), found, at_ns, late=at_ns >= begun_ns)
-            found.steps = next(iter(observation.history.values()), ())
-            looks += 1
-    if found.right is not None and found.saving is None and found.repair is not None:
-        replayed = saving(found.steps[-_REPLAYED:], found.repair)
-        found.saving = replayed.share if replayed is not None else None
+            last = at_ns == looks[-1] and case.gain is not None
+            said = accusations(roster.observe(), with_savings=last)
+            _weigh(case, said, found, at_ns, late=at_ns >= begun_ns)
     until = np.searchsorted(case.run.end.max(axis=1), found.at_ns)
     since = np.searchsorted(case.run.end.max(axis=1), begun_ns)
     named, goes_on = found.right, case.gain is not None
@@ -245,7 +241,7 @@ def judge(case: Case) -> Judged:
         true_saving=case.late_gain() if goes_on and named else None,
         wrong=tuple(found.wrong),
         at_wrong=tuple(found.wrong.values()),
-        looks=looks,
+        looks=len(looks),
         # Slow launches on all ranks give broadcasts more time: nothing stalls, and no rank differs.
         visible=fault.kind is not Kind.LAUNCH or len(fault.ranks) < case.shape.ranks,
         busy_s=case.busy_ns / 1e9,
@@ -318,7 +314,6 @@ def _weigh(case: Case, said: Iterable[Finding], found: _Found, at_ns: float, *, 
             if found.right is None:
                 found.right, found.at_ns = named, at_ns
             predicted = finding.saving.share if finding.saving is not None else predicted
-            found.repair = finding.repair
         elif (
             finding.kind not in MEASURED
             and not (late and _follows(case, named, truth))
