@@ -215,7 +215,7 @@ def _draft(group_shape: Shape, kind: Kind, chance: np.random.Generator) -> tuple
 
 def _fault(shape: Shape, kind: Kind, begin: int, chance: np.random.Generator) -> Fault:
     strength = float(np.exp(chance.uniform(*np.log(_STRENGTH.get(kind, (1.0, 1.0))))))
-    some = (int(chance.integers(shape.ranks)),)
+    some: tuple[int, ...] = (int(chance.integers(shape.ranks)),)
     if kind is Kind.STRAGGLERS and shape.ranks > 3:
         count = int(chance.integers(2, max(2, shape.ranks // 4) + 1))
         some = tuple(chance.permutation(shape.ranks)[:count].tolist())

@@ -270,9 +270,10 @@ class FaultyOrigin:
             instants = [issued[at], run.ready[step, position, rank], run.wait_end[step, position, rank]]
             shown = [self._clock.one(rank, each) if each <= now else 0 for each in instants]
             state = Occupancy.IN_USE if shown[2] else Occupancy.READY if shown[1] else Occupancy.INFLIGHT
-            states[window] = WindowState(
-                window, state, int(self._numbers[step]), position, *shown, next(each for each in shown[::-1] if each)
-            )
+            issued_ns, ready_ns, in_use_ns = shown
+            since_ns = in_use_ns or ready_ns or issued_ns
+            number = int(self._numbers[step])
+            states[window] = WindowState(window, state, number, position, issued_ns, ready_ns, in_use_ns, since_ns)
             if len(states) == count:
                 break
         return tuple(

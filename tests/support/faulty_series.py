@@ -306,7 +306,7 @@ def drawn(shape: Shape, noise: Noise, chance: np.random.Generator) -> Load:
 
 def _spread(compute: Floats, extra: Floats) -> Floats:
     """Return computes with extra time per step, spread over the layers."""
-    return compute + extra[:, np.newaxis, :] / compute.shape[1]
+    return np.asarray(compute + extra[:, np.newaxis, :] / compute.shape[1])
 
 
 def active(fault: Fault, load: Load, chance: np.random.Generator) -> npt.NDArray[np.bool_]:
