@@ -88,8 +88,10 @@ class Workload:
 
     def followed_by(self, others: Sequence[Workload]) -> Workload:
         """Return these steps and then those of others like it, for a replay of several runs at once."""
-        joined = {name: np.concatenate([getattr(each, name) for each in (self, *others)]) for name in _BY_STEP_AND_RANK}
-        return replace(self, **joined)
+        every = (self, *others)
+        return replace(
+            self, **{name: np.concatenate([getattr(each, name) for each in every]) for name in _BY_STEP_AND_RANK}
+        )
 
     @property
     def parts(self) -> _Float:
