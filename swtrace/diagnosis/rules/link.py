@@ -143,7 +143,7 @@ class _Moved:
     @property
     def ranks(self) -> int:
         """Size of the group."""
-        return self.moving.shape[1]
+        return int(self.moving.shape[1])
 
     @property
     def by_source(self) -> _Float:

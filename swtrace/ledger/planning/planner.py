@@ -385,7 +385,7 @@ class Planner:
         return Contention(
             compute,
             _probed_stretch(family, self._profile, nbytes, guess.slowdown, computing=True),
-            _probed_stretch(family, self._profile, nbytes, guess.crowding, concurrent=2),
+            _probed_stretch(family, self._profile, nbytes, float(np.mean(guess.crowding)), concurrent=2),
         )
 
     def _moving(

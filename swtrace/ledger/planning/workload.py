@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -88,7 +89,10 @@ class Workload:
 
     def followed_by(self, others: Sequence[Workload]) -> Workload:
         """Return these steps and then those of others like it, for a replay of several runs at once."""
-        joined = {name: np.concatenate([getattr(each, name) for each in (self, *others)]) for name in _BY_STEP_AND_RANK}
+        every = (self, *others)
+        joined: dict[str, Any] = {
+            name: np.concatenate([getattr(each, name) for each in every]) for name in _BY_STEP_AND_RANK
+        }
         return replace(self, **joined)
 
     @property
