@@ -14,7 +14,7 @@ from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import HIDDEN_BELOW, Finding, Level
 from swtrace.diagnosis.rule import About, Needs, Rule
 from swtrace.ledger.facts import StepFacts
-from swtrace.ledger.planning.repair import Part, Repair, Saving, delayed_by, received_alike, sent_alike
+from swtrace.ledger.planning.repair import Part, Repair, Saving, delayed_by
 from swtrace.units import milliseconds, ratio
 
 _Float = npt.NDArray[np.float64]
@@ -27,6 +27,8 @@ _MOST = 10.0
 """Slower steps count as this slow, so that a single one is no average."""
 _WORTH, _HARMFUL = 0.02, 0.05
 """Savings from which a finding is a warning, and bad."""
+_SURE = 4.0
+"""Standard errors by which they must take longer. Of equal ranks, either may take longer by chance."""
 _FEWEST_STEPS, _FEWEST_TRANSFERS = 8, 16
 _BLOCKS = 8
 """Means of so many blocks of steps say how much the average varies."""
@@ -47,7 +49,8 @@ class SlowLink(Rule):
         group = np.arange(moved.ranks)
         source, rendezvous = moved.source, case.facts.ranks[0].info.rendezvous
         suspects = _suspects(moved.by_source.transpose(0, 2, 1))
-        alike = received_alike(moved.moving, delayed_by(np.isin(group, suspects), rendezvous, source))
+        late = delayed_by(np.isin(group, suspects), rendezvous, source)
+        alike = _mean_of(np.where(late, np.nan, moved.moving), (1,), (1, 2))
         slow = moved.slow(suspects, alike, lambda rank: np.s_[:, rank])
         if not slow:
             return
@@ -79,7 +82,7 @@ class SlowSource(Rule):
         if moved is None or moved.ranks <= 2:  # noqa: PLR2004 - of two ranks, what one sends is what the other receives
             return
         suspects = _suspects(moved.by_source)
-        alike = sent_alike(moved.moving, np.isin(moved.source, suspects))
+        alike = _mean_of(np.where(np.isin(moved.source, suspects), np.nan, moved.moving), (2,), (1, 2))
         slow = moved.slow(suspects, alike, lambda rank: np.s_[:, :, moved.source == rank])
         if not slow:
             return
@@ -110,11 +113,16 @@ class _Slow:
     transfers: int
 
     @property
-    def confidence(self) -> float:
-        """How sure it is that they take longer."""
+    def errors(self) -> float:
+        """How many standard errors they take longer."""
         blocks = np.array([block.mean() for block in np.array_split(self.longer, min(_BLOCKS, len(self.longer)))])
         error = float(blocks.std(ddof=1)) / math.sqrt(len(blocks))
-        return min(0.999, 0.5 * (1 + math.erf(float(blocks.mean()) / max(1e-9, error) / math.sqrt(2))))
+        return float(blocks.mean()) / max(1e-9, error)
+
+    @property
+    def confidence(self) -> float:
+        """How sure it is that they take longer."""
+        return min(0.999, 0.5 * (1 + math.erf(self.errors / math.sqrt(2))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,26 +162,46 @@ class _Moved:
         return np.where(count, (np.where(known, self.moving, 0.0) @ of) / np.maximum(1, count), np.nan)
 
     def slow(self, suspects: list[int], alike: _Float, of: Callable[[int], tuple[slice | int, ...]]) -> list[_Slow]:
-        """Return the suspects whose transfers take clearly longer than alike ones, the worst first."""
+        """Return the suspects whose transfers take clearly longer than alike ones, the worst first.
+
+        Args:
+            suspects: Group ranks.
+            alike: As ``moving``: what alike transfers of other ranks take. Not limited to what the own ones take, which
+                would make own ones seem longer wherever times vary.
+            of: Returns the index of a rank's own transfers.
+        """
         found = []
         for rank in suspects:
+            known = np.isfinite(self.moving) & np.isfinite(alike)
             took, others, bound = (
-                np.where(np.isfinite(alike), each, 0.0)[of(rank)].reshape(len(alike), -1).sum(axis=1)
+                np.where(known, each, 0.0)[of(rank)].reshape(len(alike), -1).sum(axis=1)
                 for each in (self.moving, alike, self.bound)
             )
             ran = np.flatnonzero(others)
-            transfers = int(np.isfinite(alike[of(rank)]).sum())
-            longer = np.minimum(_MOST, took[ran] / others[ran] - 1)
+            transfers = int(known[of(rank)].sum())
+            if transfers < _FEWEST_TRANSFERS or len(ran) < _FEWEST_STEPS:
+                continue
+            longer = np.clip((took[ran] - others[ran]) / others[ran].mean(), -_MOST, _MOST)
+            steps = [self.steps[row] for row in ran]
+            slow = _Slow(rank, longer, steps, took.sum() / transfers, others.sum() / transfers, transfers)
             if (
-                transfers >= _FEWEST_TRANSFERS
-                and len(ran) >= _FEWEST_STEPS
-                and longer.mean() >= _LONGER
+                longer.mean() >= _LONGER
+                and slow.errors >= _SURE
                 and took.sum() - others.sum() > bound.sum()
                 and (longer >= _NOTABLE).mean() >= _OFTEN
             ):
-                steps = [self.steps[row] for row in ran]
-                found.append(_Slow(rank, longer, steps, took.sum() / transfers, others.sum() / transfers, transfers))
+                found.append(slow)
         return sorted(found, key=lambda slow: -float(slow.longer.mean()))
+
+
+def _mean_of(moving: _Float, *over: tuple[int, ...]) -> _Float:
+    """Return the means over the first axes over which any are known, for each transfer; NaN if none."""
+    found = np.full(moving.shape, np.nan)
+    for axes in over:
+        count = np.isfinite(moving).sum(axis=axes, keepdims=True)
+        mean = np.where(count, np.nansum(moving, axis=axes, keepdims=True) / np.maximum(1, count), np.nan)
+        found = np.where(np.isfinite(found), found, mean)
+    return found
 
 
 def _suspects(means: _Float) -> list[int]:
