@@ -153,7 +153,7 @@ def _watch(case: Case, place: Place, engine: Future[None]) -> Seen:
     """Look until the engine has ended, or has stopped for long enough."""
     seen, ready_s = Seen(), float("inf")
     with watch_rings(place.folder / "rings", keep_steps=True) as watch:
-        while not engine.done():
+        while not engine.done() or (case.kind in STOPS and seen.begun_unix_ns):  # all ranks may end at once
             look_s = time.monotonic() + LOOK_EVERY_S
             now_s = time.monotonic()
             if not seen.ready and len(_pids(place)) == RANKS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from swtrace.diagnosis.finding import Level
@@ -60,6 +61,24 @@ def test_of_two_ranks_a_direction_is_named() -> None:
     slow = finding(said, "slow_link")
     assert slow.sentence.startswith("Transfers from rank 1 to rank 0 take 6.0 times as long as in the other direction")
     assert "slow_source" not in kinds(said)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_transfers_that_vary_alike_name_nobody(ranks: int) -> None:
+    """Most transfers are short and some are long, to each rank: the long ones of a rank are no slow link."""
+    for seed in range(8):
+        chance = np.random.default_rng(seed)
+        schedule = simulate(
+            ranks=ranks,
+            layers=12,
+            k=1,
+            steps=24,
+            compute=even(1_000_000),
+            occupancy=400_000,
+            slower=lambda _receiver, _source, chance=chance: int(chance.exponential(1_500_000)),
+            queue="receiver",
+        )
+        assert not {"slow_link", "slow_source"} & kinds(judge(schedule)), f"seed {seed}"
 
 
 def test_a_slow_link_that_hides_is_a_note() -> None:
