@@ -310,7 +310,8 @@ def _wide(column: Column) -> int:
 def headline(scene: Scene, width: int, most: int) -> list[Strip]:
     """Return the verdict in at most ``most`` lines.
 
-    Headlines come first, worst series first, then what their plans say, then other findings, worst first, without consequences.
+    Headlines come first, worst series first, then what their plans say, then other findings, worst first.
+    Consequences are left out.
     """
     palette = scene.palette
     text = palette.style(palette.text)
