@@ -57,7 +57,7 @@ marked = $$(grep -rl 'mark\.$(1)\b' tests examples --include='test_*.py' | sort)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-vllm test test-repeat test-prometheus test-gpu test-vllm test-vllm-oldest lint format bench bench-plan bench-tracing bench-scrape fuzz soak dashboards manifests test-helm check-schemas constraints package docs clean
+.PHONY: help demo demo-vllm test test-repeat test-prometheus test-gpu test-vllm test-vllm-oldest lint format bench bench-diagnose bench-plan bench-tracing bench-scrape fuzz soak dashboards manifests test-helm check-schemas constraints package docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -115,6 +115,10 @@ bench-tracing: $(VLLM_VENV)/.stamp ## measure what tracing costs a rank of real 
 
 bench-scrape: $(VENV)/.stamp ## measure what a scrape of the daemon costs, for 8 and 64 ranks
 	$(BIN)/python benchmarks/scraping.py $(ARGS)
+
+bench-diagnose: $(VENV)/.stamp ## inject faults, simulated and on real ranks, and compare the diagnosis with the truth, into benchmarks/results
+	$(BIN)/python -m benchmarks.diagnose $(ARGS) | tee benchmarks/results/diagnose.txt
+	$(BIN)/python -m benchmarks.diagnose_demo | tee benchmarks/results/diagnose_demo.txt
 
 bench-plan: $(VENV)/.stamp ## compare what the planner predicts with what then happens, into benchmarks/results/plan.txt
 	$(BIN)/python -m benchmarks.plan $(ARGS) | tee benchmarks/results/plan.txt

@@ -12,6 +12,7 @@ from swtrace.cli.console import data
 from swtrace.cli.daemon import daemon
 from swtrace.cli.dashboards import dashboards
 from swtrace.cli.demo.demo import demo
+from swtrace.cli.demo.faults import HELP as FAULTS
 from swtrace.cli.demo_vllm import demo_vllm
 from swtrace.cli.diagnose import diagnose
 from swtrace.cli.diff import diff
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command("demo", cls=Command)(demo)
+app.command("demo", cls=Command, epilog=FAULTS)(demo)
 app.command("demo-vllm", cls=Command)(demo_vllm)
 # Everything from the first word that is not an option belongs to the command, with or without `--`.
 app.command("run", cls=Command, context_settings={"allow_interspersed_args": False})(run)

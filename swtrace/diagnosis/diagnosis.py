@@ -225,15 +225,18 @@ def diagnose(observation: Observation) -> Diagnosis:
 
 
 def with_savings(said: Verdict, steps: Sequence[StepFacts]) -> Verdict:
-    """Return the verdict on some steps with what each repair would save. Replaying the steps takes up to a second."""
+    """Return the verdict on some steps with what each repair would save. Replaying the steps takes up to a second.
+
+    Rules whose level depends on it have replayed them already.
+    """
     saved: dict[int, Saving | None] = {}
-    to_repair = [finding for finding in said.findings if finding.repair is not None]
+    to_repair = [finding for finding in said.findings if finding.repair is not None and finding.saving is None]
     for since in dict.fromkeys(finding.since_step for finding in to_repair):
         together = [finding for finding in to_repair if finding.since_step == since]
         troubled = [step for step in steps if since is None or step.step >= since]
         repairs = [finding.repair for finding in together if finding.repair is not None]
         saved.update(zip(map(id, together), savings(troubled, repairs), strict=True))
-    findings = tuple(replace(finding, saving=saved.get(id(finding))) for finding in said.findings)
+    findings = tuple(replace(finding, saving=saved.get(id(finding), finding.saving)) for finding in said.findings)
     return Verdict(findings[0], findings)
 
 

@@ -139,7 +139,9 @@ class Rendezvous:
     def last_issue_at(self, position: int, issued_ns: _Int) -> _Int:
         """Return the last issue of one position's broadcast, ``[rank]``, from all ranks' issues, ``[rank]``."""
         if self._needed is None:
-            return np.broadcast_to(issued_ns.max(axis=-1, keepdims=True), issued_ns.shape)
+            last = np.empty_like(issued_ns)
+            last[:] = issued_ns.max(axis=-1, keepdims=True)
+            return last
         return np.asarray(issued_ns[..., self._needed[:, position]].max(axis=-1))
 
 

@@ -54,16 +54,20 @@ LEAST_SHARE = 0.025
 """A rank is named only if its mean excess is at least this share of the median step."""
 _TOLERATED = 0.01
 """Equal ranks may differ by this share of the median step for good."""
-_SCORE = 6.2
+LEAST_SCORE = 5.6
 """Least score. See the module's docstring for the rate of false alarms."""
-_LOG_ODDS = math.log(1e-9)
+LEAST_LOG_ODDS = math.log(1e-9)
 """Largest logarithm of the probability that equal ranks have such episodes."""
+_PERSISTENT = 32
+"""What passes within fewer steps is no straggler, once there are as many. Other processes take cores in bursts."""
 _RECENT = 64
 """What is named must still be true in this many steps."""
 _NARROW, _WIDE = 0.05, 1.0
 """Clips, as a share of the median step. The narrow one grows with the ranks' variation."""
 _SPREAD = 3.0 * 1.4826
 """Median absolute deviations that the narrow clip leaves."""
+_RESOLUTION = 0.001
+"""Own compute varies at least by this share of the median step."""
 _PERIODS = range(2, 33)
 _REGULAR = math.log(1e-6)
 """Largest logarithm of the probability that episodes at random have a common distance."""
@@ -146,10 +150,8 @@ class Suspect:
     """The phase to which the steps were restricted."""
     window: int
     """Number of steps, up to the last one, in which it was found."""
-    rare: bool
-    """Found by its episodes."""
-    noise_ns: float
-    """Standard deviation of the others."""
+    high_ns: float | None
+    """Found by its episodes, which are steps with a larger difference; None if found by its mean."""
 
 
 def suspects(steps: OwnCompute) -> tuple[Suspect, ...]:
@@ -188,7 +190,11 @@ class _Differences:
         spread = float(np.median(np.abs(own - np.median(own, axis=0)))) * _SPREAD
         self.narrow = np.clip(own, -max(_NARROW, spread), max(_NARROW, spread))
         self.wide = np.clip(own, -_WIDE, _WIDE)
-        self.spread = spread
+        self._spread = spread
+
+    def high(self, least: float) -> float:
+        """Return the difference above which a step is an episode."""
+        return max(4.0 * least, 2.0 * self._spread)
 
 
 def _among(steps: OwnCompute, phase: Phase | None, typical_ns: float, share: float) -> list[Suspect]:
@@ -205,22 +211,20 @@ def _among(steps: OwnCompute, phase: Phase | None, typical_ns: float, share: flo
     if not _worth_testing(differences, least):
         return []
     scores, windows = _scores(differences, least, set())
-    slow = {int(rank) for rank in np.flatnonzero(scores >= _SCORE)}
-    rare: dict[int, tuple[float, int]] = {}
+    slow = {int(rank) for rank in np.flatnonzero(scores >= LEAST_SCORE)}
     if slow:
         scores, windows = _scores(differences, least, slow)
-        slow = {rank for rank in slow if scores[rank] >= _SCORE}
-    else:
-        rare = _episodes(differences, steps.step, least)
+        slow = {rank for rank in slow if scores[rank] >= LEAST_SCORE}
+    rare = _episodes(differences, steps.step, least, slow)
     reference = [rank for rank in range(steps.own_ns.shape[1]) if rank not in slow and rank not in rare]
     raw = differences.raw * typical_ns
     base = np.median(raw[:, reference], axis=1)
-    noise_ns = 1.4826 * float(np.median(np.abs(raw[:, reference] - base[:, np.newaxis])))
-    named = {rank: (float(scores[rank]), int(windows[rank]), False) for rank in slow}
-    named |= {rank: (score, window, True) for rank, (score, window) in rare.items()}
+    high_ns = differences.high(least) * typical_ns
+    named = {rank: (float(scores[rank]), int(windows[rank]), None) for rank in slow}
+    named_rare = {rank: (score, window, high_ns) for rank, (score, window) in rare.items()}
     return [
-        Suspect(rank, score, raw[:, rank] - base, steps, phase, window, is_rare, noise_ns)
-        for rank, (score, window, is_rare) in named.items()
+        Suspect(rank, score, raw[:, rank] - base, steps, phase, window, high)
+        for rank, (score, window, high) in (named | named_rare).items()
     ]
 
 
@@ -231,13 +235,14 @@ def _worth_testing(differences: _Differences, least: float) -> bool:
         mean = wide[-window:].mean(axis=0)
         if mean.max() - mean.min() >= least:
             return True
-    mean = np.median(differences.raw[-_RECENT:], axis=0)
-    return bool(mean.max() - mean.min() >= least)
+    typical = np.median(differences.raw[-_RECENT:], axis=0)
+    return bool(typical.max() - typical.min() >= least)
 
 
 def _windows(count: int) -> list[int]:
-    """Return the lengths of the windows that are tested: powers of two, and all steps."""
-    return [1 << power for power in range(LEAST_STEPS.bit_length() - 1, (count - 1).bit_length())] + [count]
+    """Return the lengths of the windows that are tested, two for each power of two, and all steps."""
+    powers = [1 << power for power in range(_PERSISTENT.bit_length() - 1, count.bit_length())]
+    return [each for power in powers for each in (power, power * 3 // 2) if each < count] + [count]
 
 
 def _reference(means: _Floats, named: set[int]) -> npt.NDArray[np.bool_]:
@@ -256,51 +261,80 @@ def _scores(differences: _Differences, least: float, named: set[int]) -> tuple[_
     count, ranks = differences.raw.shape
     best, at = np.zeros(ranks), np.zeros(ranks, np.int64)
     for values, robust in ((differences.narrow, True), (differences.wide, False)):
-        recent = values[-_RECENT:].mean(axis=0)
         for window in _windows(count):
             last = values[-window:]
             means = last.mean(axis=0)
             reference = _reference(means, named)
-            suspected = ~reference
-            shift = means - means[reference].mean()
-            if robust:
-                typical = np.median(differences.raw[-window:], axis=0)
-                suspected &= typical - np.median(typical[reference]) >= least
-            else:
-                suspected &= shift >= least
-            if window > _RECENT:
-                suspected &= recent - recent[reference].mean() >= least / 2
-            candidates = np.flatnonzero(suspected)
+            # The autocorrelation only lowers a score.
+            candidates = np.flatnonzero(~reference & (means - means[reference].mean() > _TOLERATED))
+            if not len(candidates):
+                continue
+            ahead = last[:, candidates] - last[:, reference].mean(axis=1, keepdims=True)
+            candidates = candidates[_score(ahead, 1.0) >= max(LEAST_SCORE, best[candidates].min())]
+            candidates = _still_slow(differences, values, candidates, reference, window, least, robust=robust)
             if not len(candidates):
                 continue
             series = values[:, candidates] - values[:, reference].mean(axis=1, keepdims=True)
-            score = _score(series, window)
+            score = _score(series[-window:], _autocorrelation_time(_without_change(series)))
             higher = score > best[candidates]
             best[candidates[higher]], at[candidates[higher]] = score[higher], window
     return best, at
 
 
-def _score(series: _Floats, window: int) -> _Floats:
-    """Return how many standard deviations the last values' mean is above what is tolerated.
+def _still_slow(
+    differences: _Differences,
+    values: _Floats,
+    candidates: _Int,
+    reference: npt.NDArray[np.bool_],
+    window: int,
+    least: float,
+    *,
+    robust: bool,
+) -> _Int:
+    """Return the candidates whose excess is large enough in a window, and was so recently."""
+    if not len(candidates):
+        return candidates
+    last = differences.raw[-window:] if robust else values[-window:]
+    typical = np.median(last, axis=0) if robust else last.mean(axis=0)
+    enough = typical - (np.median(typical[reference]) if robust else typical[reference].mean()) >= least
+    if window > _RECENT:
+        recent = values[-_RECENT:].mean(axis=0)
+        enough &= recent - recent[reference].mean() >= least / 2
+    return candidates[enough[candidates]]
+
+
+def _score(ahead: _Floats, time: _Floats | float) -> _Floats:
+    """Return how many standard deviations the mean of differences is above what is tolerated, ``[candidate]``.
 
     Args:
-        series: ``[step, candidate]``.
-        window: Number of last values.
+        ahead: ``[step, candidate]``.
+        time: Their autocorrelation time.
     """
-    last = series[-window:]
-    mean = last.mean(axis=0)
-    residual = np.concatenate((series[:-window] - _mean(series[:-window]), last - mean))
-    time = _autocorrelation_time(residual)
-    variance = last.var(axis=0, ddof=1) + 1e-6
-    t = np.maximum(0.0, mean - _TOLERATED) / np.sqrt(variance * time / window)
-    freedom = np.maximum(0.5, window / time - 1.0)
+    count = len(ahead)
+    variance = ahead.var(axis=0, ddof=1) + _RESOLUTION**2
+    t = np.maximum(0.0, ahead.mean(axis=0) - _TOLERATED) / np.sqrt(variance * time / count)
+    freedom = np.maximum(0.5, count / time - 1.0)
     return np.asarray(np.sqrt(freedom * np.log1p(t * t / freedom)), np.float64)
 
 
-def _mean(values: _Floats) -> _Floats:
-    return values.mean(axis=0) if len(values) else np.zeros(values.shape[1])
+def _without_change(series: _Floats) -> _Floats:
+    """Return values without their levels before and after the clearest change, ``[step, candidate]``."""
+    count = len(series)
+    if count < _RECENT:
+        return series - series.mean(axis=0)
+    total = np.cumsum(series, axis=0)
+    split = np.arange(1, count)[:, np.newaxis]
+    weight = np.sqrt(split * (count - split) / count)
+    change = np.abs((total[-1] - total[:-1]) / (count - split) - total[:-1] / split) * weight
+    at = change.argmax(axis=0) + 1
+    before = np.take_along_axis(total, at[np.newaxis] - 1, axis=0)[0]
+    later = np.arange(count)[:, np.newaxis] >= at
+    return series - np.where(later, (total[-1] - before) / (count - at), before / at)
 
 
+_DOUBT = 2.5
+"""Standard errors that are added to the correlation of successive steps: few steps do not show how long fluctuations
+last."""
 _LAGS = ((1, 1), (2, 3), (4, 5), (8, 9), (16, 17))
 
 
@@ -320,37 +354,48 @@ def _autocorrelation_time(residual: _Floats) -> _Floats:
             [(residual[lag:] * residual[:-lag]).sum(axis=0) / (count - lag) / variance for lag in dict.fromkeys(pair)]
         ).min(axis=0)
         at += (1.0 + 4.0 * np.maximum(0.0, at)) / count
+        if pair[1] == 1:
+            at += _DOUBT / math.sqrt(count)
         significant = at > 2.0 / math.sqrt(count)
         upper = np.minimum(0.98, np.maximum(0.0, at)) ** (1.0 / pair[1])
         decay = np.where(significant, np.maximum(decay, upper), decay)
     return np.asarray((1.0 + decay) / (1.0 - decay), np.float64)
 
 
-def _episodes(differences: _Differences, numbers: _Int, least: float) -> dict[int, tuple[float, int]]:
-    """Return the ranks that are slow in rare steps more often than the others, with score and window."""
+def _episodes(differences: _Differences, numbers: _Int, least: float, named: set[int]) -> dict[int, tuple[float, int]]:
+    """Return the ranks that are slow in rare steps more often than the others, with score and window.
+
+    Args:
+        differences: The differences.
+        numbers: ``[step]``
+        least: Least mean excess.
+        named: Ranks that were found already.
+    """
     count = len(differences.raw)
     found: dict[int, tuple[float, int]] = {}
     for window in _windows(count):
         if window < _RECENT:
             continue
-        wide = differences.wide[-window:]
-        means = wide.mean(axis=0)
-        reference = _reference(means, set())
-        candidates = np.flatnonzero(~reference & (means - means[reference].mean() >= least))
+        means = differences.wide[-window:].mean(axis=0)
+        lower = _reference(means, set())
+        suspected = ~lower & (means - means[lower].mean() >= least)
+        suspected[list(named)] = True
+        reference = ~suspected
+        candidates = np.flatnonzero(suspected)
         recent = differences.wide[-_RECENT:].mean(axis=0)
         for rank in candidates.tolist():
-            if rank in found or recent[rank] - recent[reference].mean() < least / 2:
+            if rank in found or rank in named or recent[rank] - recent[reference].mean() < least / 2:
                 continue
             base = np.median(differences.raw[-window:][:, reference], axis=1)
             against = differences.raw[-window:] - base[:, np.newaxis]
             slow = against[:, rank]
-            high = max(4.0 * least, 2.0 * differences.spread)
+            high = differences.high(least)
             hits = slow > high
             if not hits.any():
                 continue
             others = against[:, reference] > high if reference.sum() > 1 else -slow[:, np.newaxis] > high
             log_odds = _log_odds(hits, others, numbers[-window:])
-            if log_odds <= _LOG_ODDS:
+            if log_odds <= LEAST_LOG_ODDS:
                 found[rank] = (math.sqrt(-2.0 * log_odds), window)
     return found
 
@@ -371,13 +416,28 @@ def _log_odds(hits: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_], number
         others: ``[step, rank]``: another one was.
         numbers: ``[step]``
     """
-    own, all_others = _starts(hits), int(_starts(others).sum())
-    count = int(own.sum())
+    starts = _starts(np.column_stack((hits, others)))
+    counts = starts.sum(axis=0) / _clustering(starts)
+    count, all_others = math.floor(counts[0]), math.ceil(counts[1:].sum())
     log_odds = _log_binomial_tail(count + all_others, count, 1.0 / (1 + others.shape[1]))
     at = period_of(numbers[hits])
     if at is not None:
         log_odds += at[2]
     return log_odds
+
+
+def _clustering(starts: npt.NDArray[np.bool_]) -> float:
+    """Return how many episodes come together, at least 1: the variance of their number in a stretch per mean.
+
+    Args:
+        starts: ``[step, rank]``: an episode begins.
+    """
+    stretch = max(LEAST_STEPS, len(starts) // 16)
+    counts = np.add.reduceat(
+        starts[len(starts) % stretch :].astype(np.int64), np.arange(0, len(starts) - stretch + 1, stretch)
+    )
+    mean = float(counts.mean(axis=0).sum())
+    return max(1.0, float(counts.var(axis=0, ddof=1).sum()) / mean) if mean and len(counts) > 1 else 1.0
 
 
 def period_of(numbers: _Int) -> tuple[int, int, float] | None:
@@ -487,26 +547,29 @@ def _described(suspect: Suspect, rank: RankKey, typical_ns: float, count: int) -
         typical_ns: The median step.
         count: Number of steps of all phases.
     """
-    window = slice(-max(suspect.window, min(_RECENT, len(suspect.steps))), None)
-    difference = suspect.difference
-    level = _level(difference[window])
-    affected = difference > level / 2
-    often = float(affected[window].mean())
-    pattern, phase, period = Pattern.CONSTANT, suspect.phase, None
-    if often < _MOSTLY and (suspect.rare or level > _APART * suspect.noise_ns):
-        pattern = Pattern.INTERMITTENT
-        period = _period(suspect.steps.step[window][affected[window]])
-    else:
-        often, level = 1.0, float(np.median(difference[window]))
-    if phase is None:
-        phase = _only_phase(suspect.steps.phase[window], difference[window])
+    difference, steps = suspect.difference, suspect.steps
+    phase = suspect.phase or _only_phase(steps.phase[-suspect.window :], difference[-suspect.window :])
+    chosen = np.arange(len(steps))
     if phase is not None:
-        pattern, period = Pattern.PHASE, None
-        of_phase = suspect.steps.phase == phase
-        difference = np.where(of_phase, difference, 0.0)
-        level = _level(difference[of_phase][window])
-        often = float(of_phase.mean()) if suspect.phase is None else len(suspect.steps) / count
-    begin = _since(difference, level, affected, pattern, period, suspect.steps)
+        chosen = np.flatnonzero(steps.phase == phase)
+        difference, steps = difference[chosen], steps.take(chosen)
+    begin = (
+        _since(difference, steps) if suspect.high_ns is None else _first_episode(difference > suspect.high_ns, steps)
+    )
+    region = difference[0 if begin is None else begin :]
+    level = _level(region) if suspect.high_ns is None else float(np.median(region[region > suspect.high_ns]))
+    affected = region > level / 2
+    often, period = float(affected.mean()), None
+    unclear = float((np.abs(region / level - 0.5) < _UNCLEAR_BAND).mean())
+    if suspect.high_ns is not None or (often < _MOSTLY and unclear < _UNCLEAR):
+        pattern = Pattern.INTERMITTENT
+        period = _period(steps.step[len(steps) - len(region) :][affected])
+        if begin is not None:
+            begin += int(affected.argmax())
+    else:
+        pattern, often, level = Pattern.CONSTANT, 1.0, float(np.median(region))
+    if phase is not None:
+        pattern, often = Pattern.PHASE, often * len(chosen) / count
     return Straggler(
         ranks=(rank,),
         excess_ns=round(level),
@@ -516,15 +579,17 @@ def _described(suspect: Suspect, rank: RankKey, typical_ns: float, count: int) -
         period=period,
         phase=phase,
         confidence=_confidence(suspect.score),
-        since_ns=0 if begin is None else int(suspect.steps.begin_ns[begin]),
-        since_step=None if begin is None else int(suspect.steps.step[begin]),
+        since_ns=0 if begin is None else int(steps.begin_ns[begin]),
+        since_step=None if begin is None else int(steps.step[begin]),
     )
 
 
 _MOSTLY = 0.8
 """A straggler is slow all the time if it is in this share of steps."""
-_APART = 4.0
-"""Slow steps can be told from others if they are this many standard deviations apart."""
+_STOPPED = 10.0
+"""Episodes at random are hardly ever so many times further apart than in the median."""
+_UNCLEAR_BAND, _UNCLEAR = 0.25, 0.1
+"""Slow steps can be told from others if fewer than this share are near half of the excess."""
 
 
 def _level(difference: _Floats) -> float:
@@ -562,29 +627,21 @@ def _only_phase(phases: npt.NDArray[np.uint8], difference: _Floats) -> Phase | N
     return Phase(worst)
 
 
-def _since(
-    difference: _Floats,
-    level: float,
-    affected: npt.NDArray[np.bool_],
-    pattern: Pattern,
-    period: int | None,
-    steps: OwnCompute,
-) -> int | None:
-    """Return the index of the first affected step; None if it is older than all steps."""
-    clipped = np.clip(difference, -level, 2 * level)
-    if period is not None:
-        hits = np.flatnonzero(affected)
-        far = np.flatnonzero(np.diff(steps.step[hits]) > 3 * period)
-        begin = int(hits[far[-1] + 1 if len(far) else 0])
-        if begin > 3 * period or steps.step[0] < LEAST_STEPS:
-            return begin
-        return None
-    found = since(clipped)
-    if found is None:
-        return 0 if steps.step[0] < LEAST_STEPS else None
-    if pattern is Pattern.INTERMITTENT:
-        found += int(affected[found:].argmax())
-    return found
+def _since(difference: _Floats, steps: OwnCompute) -> int | None:
+    """Return the index from which a rank is slow; None if it was before all steps."""
+    level = _level(difference[-_RECENT:])
+    found = since(np.clip(difference, -level, 2 * level))
+    return 0 if found is None and steps.step[0] < LEAST_STEPS else found
+
+
+def _first_episode(slow: npt.NDArray[np.bool_], steps: OwnCompute) -> int | None:
+    """Return the index of the first episode after which they never stop for long; None if it was before all steps."""
+    at = np.flatnonzero(slow)
+    gaps = np.diff(at)
+    longest = _STOPPED * float(np.median(gaps[-_RECENT:]))
+    stops = np.flatnonzero(gaps > longest)
+    begin = int(at[stops[-1] + 1 if len(stops) else 0])
+    return begin if begin > longest or steps.step[0] < LEAST_STEPS else None
 
 
 def _confidence(score: float) -> float:

@@ -32,6 +32,7 @@ from swtrace.observing.origin import Link, Origin
 from swtrace.observing.rings import HostRings
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.records import Records
+from swtrace.trace.schema import Stage
 
 TOGETHER_NS = 2_000_000_000
 """Ranks that end within this time of each other without closing their rings were stopped together."""
@@ -227,7 +228,8 @@ def _died(known: Sequence[tuple[RankIdentity, RingState]]) -> set[RankKey]:
     """Return the ranks that ended without closing their ring, unless their run was stopped with them.
 
     If a rank dies, others of its run continue, hang or end later. If all ranks are killed at once, they were stopped
-    from outside. The same is true for a rank that is killed after the others have closed their rings.
+    from outside. The same is true for a rank that is killed after the others have closed their rings, unless it was
+    within a step: ranks end a run between steps, and a reader may first see all of them gone at once.
     """
     died = set()
     for identity, ring in known:
@@ -247,4 +249,11 @@ def _outlived(identity: RankIdentity, ring: RingState, other_identity: RankIdent
     if other_identity.clock != identity.clock:  # on two hosts, whose calendar clocks are close enough for this
         later_ns += other.anchor.realtime_ns - other.anchor.monotonic_ns
         later_ns -= ring.anchor.realtime_ns - ring.anchor.monotonic_ns
-    return later_ns >= (0 if other.closed else TOGETHER_NS)
+    if other.closed:
+        return later_ns >= (-TOGETHER_NS if _within_step(ring) else 0)
+    return later_ns >= TOGETHER_NS
+
+
+def _within_step(ring: RingState) -> bool:
+    """Return whether a rank was in a step whose end it would have marked."""
+    return any(progress.stage in {Stage.BEGUN, Stage.MARKED} for progress in ring.marks.progress)

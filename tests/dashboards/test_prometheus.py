@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from swtrace.diagnosis.rules import host_rules, rules
 from tests.support.daemon_threads import serving
 from tests.support.deployment import read, run
 from tests.support.patience import eventually
@@ -90,6 +91,16 @@ def test_every_alert_says_what_to_do() -> None:
         assert rule["labels"]["severity"] in {"info", "warning", "critical"}, rule["alert"]
         assert "{{" in rule["annotations"]["summary"], rule["alert"]
         assert len(rule["annotations"]["description"]) > 80, rule["alert"]
+
+
+def test_alerts_name_kinds_of_findings_that_exist() -> None:
+    """A kind that a rule no longer has would leave its alert silent, or let a general one fire for it."""
+    found = {kind for rule in (*rules(), *host_rules()) for kind in rule.kinds}
+    named = [kinds for rule in alerts() for kinds in re.findall(r"swtrace_finding\{[^}]*\}", rule["expr"])]
+    matched = {
+        kind for each in named for kinds in re.findall(r'kind!?[=~]+"([^"]*)"', each) for kind in kinds.split("|")
+    }
+    assert {"hung", "diverged", "straggler", "stalled", "aborted"} <= matched <= found
 
 
 @pytest.mark.prometheus

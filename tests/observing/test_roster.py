@@ -27,7 +27,8 @@ from swtrace.observing.origin import Polled
 from swtrace.observing.roster import TOGETHER_NS, watch_rings
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankKey
-from swtrace.trace.ring_reader import RingStatistics
+from swtrace.trace.ring_reader import Marks, Progress, RingStatistics
+from swtrace.trace.schema import Stage
 from tests.support.host_clocks import HOUR_NS, HostClock, Hosts
 from tests.support.schedules import key
 from tests.support.simulated_recordings import Told, events_of, schedule
@@ -144,6 +145,30 @@ def test_a_death_is_told_from_a_stop(
             writers.kill(pids[int(rank)], signal.SIGTERM if what == "close" else signal.SIGKILL)
             watch.drain()
         assert {status.identity.rank for status in watch.observe().ranks if status.died} == died
+
+
+@pytest.mark.parametrize(
+    ("stage", "down_ns", "died"),
+    [
+        pytest.param(Stage.MARKED, 0, {2}, id="within a step: it died"),
+        pytest.param(Stage.BETWEEN, 0, set(), id="between steps: stopped"),
+        pytest.param(Stage.MARKED, 2 * TOGETHER_NS, set(), id="long after the others closed: stopped"),
+    ],
+)
+def test_a_reader_that_sees_all_ranks_gone_at_once_knows_a_death_by_the_step(
+    stage: Stage, down_ns: int, died: set[int]
+) -> None:
+    """Others close their rings at once when they lose a rank, so the order in which they are seen gone says nothing."""
+    nothing = RingStatistics(0, 0, 0, 0, 0)
+    rings = [
+        RingState(key(rank), alive=False, closed=True, statistics=nothing, taken_ns=10**11, down_since_ns=10**9)
+        for rank in range(3)
+    ]
+    marks = Marks((Progress(issued=7, stage=stage, since_ns=10**8),))
+    rings[2] = replace(rings[2], closed=False, marks=marks, down_since_ns=10**9 + 1 + down_ns)
+    roster = Roster(Told([RankJoined(schedule().identity(rank)) for rank in range(3)], tuple(rings)))
+    roster.drain()
+    assert {rank.identity.rank for rank in roster.observe().ranks if rank.died} == died
 
 
 def test_a_probe_of_a_clock_reaches_the_ledger() -> None:

@@ -145,7 +145,7 @@ def wall() -> Iterator[Wall]:
         MISSED_PLAN.write(work / "plan.json")
         demos = [
             _demo(directories[0], "stalled", SWTRACE_PLAN=str(work / "plan.json")),
-            _demo(directories[1], "straggler", "--layers", "24", "--compute-ms", "3", "--late-ms", "6"),
+            _demo(directories[1], "straggler", "--layers", "24", "--compute-ms", "3", "--fault", "straggler:ms=6"),
         ]
         ended = threading.Event()
         follower = threading.Thread(target=_follow, args=(wall.demos, ended), daemon=True)

@@ -101,6 +101,8 @@ def simulate(
     gap: Callable[[int, int], int] = lambda _rank, _step: 0,
     latency: int = 0,
     occupancy: int = 100,
+    slower: Callable[[int, int], int] = lambda _receiver, _source: 0,
+    barrier: bool = False,
     rendezvous: str = "source",
     queue: str = "serial",
     start_layer: int = 0,
@@ -110,7 +112,8 @@ def simulate(
     """Run ``steps`` forwards of a group.
 
     Each layer of a rank is: reach (issue the broadcast ``k`` ahead), ``compute(rank, step, position)`` ns, wait.
-    After a wait that stalled, the rank loses ``wake`` ns more. ``gap(rank, step)`` ns pass before a step.
+    After a wait that stalled, the rank loses ``wake`` ns more. ``gap(rank, step)`` ns pass before a step, with
+    ``barrier`` from when all ranks have ended the one before. ``slower(receiver, source)`` ns are added to a transfer.
     The channel: ``ready = max(last issue + latency, free at) + occupancy``, for a receiver, where *free at* is the
     latest receiver's ready of the operation before (``queue`` is ``serial``), this receiver's ready of its delivery
     before (``receiver``), or no matter (``none``).
@@ -129,6 +132,7 @@ def simulate(
     arrivals: dict[tuple[int, int], int] = {}
     free_at = [0] * ranks
     for step in range(steps):
+        now = [max(now)] * ranks if barrier else now
         for position in range(layers):
             number = step * layers + position
             operation = Operation(number)
@@ -147,7 +151,7 @@ def simulate(
                     if rendezvous == "group"
                     else max(operation.issued[source], operation.issued[rank])
                 )
-                operation.ready[rank] = max(last + latency, free_at[rank]) + occupancy
+                operation.ready[rank] = max(last + latency, free_at[rank]) + occupancy + slower(rank, source)
             if queue == "serial":
                 free_at = [max(operation.ready.values())] * ranks
             elif queue == "receiver":
@@ -219,4 +223,13 @@ def _wait(
     )
 
 
-__all__ = ["StepFlag", "info", "key", "simulate", "step_record", "transfer_record"]
+def without_core(schedule: Schedule, column: str, lost_us: Callable[[int, int], int]) -> Schedule:
+    """Write into the step records what each rank lost, as ``lost_us(rank, step)``; and return the schedule."""
+    for rank, records in enumerate(schedule.records):
+        ended = records.view(STEP)[records["kind"] == Kind.STEP]
+        ended[column] = [lost_us(rank, int(step)) for step in ended["step"]]
+        records.view(STEP)[records["kind"] == Kind.STEP] = ended
+    return schedule
+
+
+__all__ = ["StepFlag", "info", "key", "simulate", "step_record", "transfer_record", "without_core"]

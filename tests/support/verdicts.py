@@ -14,7 +14,7 @@ from swtrace.trace.identity import RankKey
 from swtrace.trace.ring_reader import RingStatistics
 from tests.support.feeding import feed, ledger
 from tests.support.host_clocks import Hosts
-from tests.support.schedules import simulate
+from tests.support.schedules import Schedule, simulate
 from tests.support.simulated_pull import simulate_pull
 
 Compute = Callable[[int, int, int], int]
@@ -23,7 +23,11 @@ Compute = Callable[[int, int, int], int]
 def judged(*, ranks: list[int] | None = None, steps_known: bool = True, **shape: Any) -> Verdict:
     """Return the verdict over a simulated run."""
     settings = {"ranks": 3, "layers": 12, "k": 1, "steps": 24, "occupancy": 300_000, "compute": even(1_000_000)}
-    schedule = simulate(**{**settings, **shape})
+    return judge(simulate(**{**settings, **shape}), ranks=ranks, steps_known=steps_known)
+
+
+def judge(schedule: Schedule, *, ranks: list[int] | None = None, steps_known: bool = True) -> Verdict:
+    """Return the verdict over some ranks of a schedule, or all."""
     made = ledger(schedule, ranks=ranks)
     feed(made, schedule, ranks=ranks)
     facts = made.facts().series[0]

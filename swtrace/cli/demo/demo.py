@@ -26,13 +26,13 @@ from rich.console import Console
 from swtrace.cli.arguments import choice_option, number, whole_number
 from swtrace.cli.child import Child, DaemonProcess, wait_for_lines
 from swtrace.cli.console import PIPE_WIDTH, data, missing_screen, narration, write_json
+from swtrace.cli.demo.faults import KINDS, MAX_MS, parse
 from swtrace.cli.demo.progress import Progress
 from swtrace.cli.demo.report_lines import RankReport, What
 from swtrace.cli.demo.scenarios import (
     DESCRIPTIONS,
     MAX_LAYERS,
     MAX_MIB,
-    MAX_MS,
     MAX_RANKS,
     MAX_SEED,
     MIN_MIB,
@@ -80,6 +80,11 @@ def _part(text: str) -> str:
         raise SettingsError.of("--share", text, MUST_BE) from error
 
 
+def _fault(text: str) -> str:
+    parse(text)
+    return text
+
+
 _Count = Annotated[int | None, _count("--ranks", "Number of ranks (2).", "N", 2, MAX_RANKS)]
 _Layers = Annotated[int | None, _count("--layers", "Number of layers (60).", "N", 2, MAX_LAYERS)]
 _Part = Annotated[
@@ -94,9 +99,17 @@ _PrefetchStep = Annotated[
 _Windows = Annotated[
     Windows | None, choice_option("--windows", kind=Windows, metavar="POLICY", text="Window policy", panel=_DIALS)
 ]
-_Late = Annotated[float | None, _amount("--late-ms", "Extra compute per layer on the last rank.", "MS", 0, MAX_MS)]
 _Jitter = Annotated[
     float | None, _amount("--jitter-ms", "Mean of the random extra compute per layer.", "MS", 0, MAX_MS)
+]
+_Faults = Annotated[
+    list[str] | None,
+    _dial(
+        "--fault",
+        f"Inject a fault, such as `straggler:rank=1,ms=2`; repeatable. Kinds: {', '.join(KINDS)} (see below).",
+        "KIND:KEY=...",
+        _fault,
+    ),
 ]
 _Steps = Annotated[int | None, _count("--steps", "Run this many steps instead of a duration.", "N", 1)]
 _Duration = Annotated[float | None, _amount("--duration", "Run for this many seconds (8).", "SECONDS", 0)]
@@ -122,8 +135,8 @@ def demo(
     compute_ms: _Compute = None,
     prefetch_step: _PrefetchStep = None,
     windows: _Windows = None,
-    late_ms: _Late = None,
     jitter_ms: _Jitter = None,
+    faults: _Faults = None,
     steps: _Steps = None,
     duration: _Duration = None,
     seed: _Seed = 0,
@@ -176,8 +189,8 @@ def demo(
         "compute_ms": compute_ms,
         "prefetch_step": prefetch_step,
         "windows": windows,
-        "late_ms": late_ms,
         "jitter_ms": jitter_ms,
+        "faults": tuple(faults) if faults else None,
         "steps": steps,
         "seconds": duration,
     }
@@ -255,6 +268,8 @@ class _Ranks:
     """Of the ranks that finished."""
     failed: dict[int, str] = field(default_factory=dict)
     statuses: dict[int, int] = field(default_factory=dict)
+    faults: list[RankReport] = field(default_factory=list)
+    """Those that began."""
 
     @property
     def code(self) -> ExitCode:
@@ -285,6 +300,9 @@ class _Result:
             "outputs_checked": self.ranks.checked,
             "outputs_identical": self.code is ExitCode.SUCCESS and self.ranks.checked > 0,
             "rank_errors": {str(rank): text for rank, text in sorted(self.ranks.failed.items())},
+            "faults": [
+                {"fault": each.text, "rank": each.rank, "began_unix_ns": each.unix_ns} for each in self.ranks.faults
+            ],
             "daemon_url": self.daemon_url,
             "summary": self.summary.to_json(),
         }
@@ -455,6 +473,9 @@ def _handle(line: str, ranks: _Ranks, console: Console) -> None:
             if event.status < 0:
                 ranks.failed[event.rank] = f"killed by {signal.Signals(-event.status).name}"
                 console.print(f"[bold red]rank {event.rank}:[/] {ranks.failed[event.rank]}")
+        case What.FAULT:
+            ranks.faults.append(event)
+            console.print(f"fault: {parse(event.text).sentence(event.rank)}")
         case What.READY:
             pass
 
@@ -481,13 +502,12 @@ def _show(result: _Result, console: Console) -> None:
 
 def _describe(dials: Dials, directory: Path) -> str:
     extent = counted(dials.steps, "step") if dials.steps is not None else f"{dials.seconds:g} s"
-    late = f", the last rank computes {dials.late_ms:g} ms longer per layer" if dials.late_ms else ""
     jitter = f", {dials.jitter_ms:g} ms mean jitter" if dials.jitter_ms else ""
     part = f" ({len(dials.shared)} of them shared)" if len(dials.shared) < dials.layers else ""
     share = "observe" if dials.observes else dials.transport.value
     ahead = "" if dials.observes else f", prefetch step {dials.prefetch_step}"
     return (
         f"{dials.ranks} ranks that {share}, {dials.layers} layers of {dials.mib:g} MiB{part}, "
-        f"{dials.compute_ms:g} ms compute per layer{late}{jitter}{ahead}, {extent}; "
+        f"{dials.compute_ms:g} ms compute per layer{jitter}{ahead}, {extent}; "
         f"rings in {directory}"
     )

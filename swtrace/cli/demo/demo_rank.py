@@ -11,7 +11,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from swtrace.cli.demo.model import Check, build, expect, following
+from swtrace.cli.demo.faults import Injector, Place
+from swtrace.cli.demo.model import COLUMNS, Check, build, expect, following
 from swtrace.cli.demo.report_lines import RankReport, What
 from swtrace.cli.demo.scenarios import Transport
 from swtrace.cli.exit_codes import ExitCode, exit_code
@@ -125,9 +126,9 @@ def _run(dials: Dials, rank: int, group: RankGroup) -> tuple[int, int]:
         layers.append(build(dials, layer))
         series.register(layer, layers[-1])
     series.post_process()
-    with _together(dials, series):
+    with Injector(dials, rank) as injector, _together(dials, series):
         RankReport(What.READY, rank).write()
-        step = _run_steps(dials, rank, series, layers, check)
+        step = _run_steps(dials, rank, series, layers, check, injector)
     series.close()
     return step, step * dials.layers
 
@@ -148,12 +149,16 @@ def _together(dials: Dials, series: Series) -> Iterator[None]:
         dist.barrier()
 
 
-def _run_steps(dials: Dials, rank: int, series: Series, layers: list[nn.Linear], check: Check) -> int:
+def _run_steps(
+    dials: Dials, rank: int, series: Series, layers: list[nn.Linear], check: Check, injector: Injector
+) -> int:
     """Run steps until it is time to stop; return the number of steps."""
     random_source = random.Random(f"{dials.seed}-{rank}")  # noqa: S311 (a demo's jitter, no secret)
     begin, step = time.monotonic(), 0
-    while _continues(dials, series, rank, step, time.monotonic() - begin):
-        _run_step(dials, rank, step, series, layers, check, random_source)
+    injector.start()
+    while _continues(dials, series, rank, step, begin, injector):
+        injector.at(Place.ENTRY, step)
+        _run_step(dials, rank, step, series, layers, check, random_source, injector)
         step += 1
     return step
 
@@ -166,6 +171,7 @@ def _run_step(
     layers: list[nn.Linear],
     check: Check,
     random_source: random.Random,
+    injector: Injector,
 ) -> None:
     import torch
 
@@ -185,12 +191,23 @@ def _run_step(
                     "of unshared weights"
                 )
             activation = following(output)
-            left_ns = begin_ns + dials.compute_ns(rank, random_source) - time.monotonic_ns()
-            if left_ns > 0:
-                time.sleep(left_ns * 1e-9)
+            _compute(begin_ns + dials.compute_ns(random_source) - time.monotonic_ns(), awake=injector.awake)
+            injector.at(Place.COMPUTE, step, layer)
 
 
-def _continues(dials: Dials, series: Series, rank: int, step: int, elapsed_s: float) -> bool:
+def _compute(left_ns: int, *, awake: bool) -> None:
+    """Spend the rest of a layer's compute: asleep, or ``awake`` on a core, without the GIL for most of it."""
+    import torch
+
+    if not awake:
+        time.sleep(max(0, left_ns) * 1e-9)
+        return
+    vector, end_ns = torch.ones(COLUMNS), time.thread_time_ns() + left_ns
+    while time.thread_time_ns() < end_ns:
+        torch.outer(vector, vector)
+
+
+def _continues(dials: Dials, series: Series, rank: int, step: int, begin_s: float, injector: Injector) -> bool:
     """Return whether to run another step.
 
     With a duration, rank 0 decides for all ranks that broadcast, because they must run the same number of steps.
@@ -198,13 +215,14 @@ def _continues(dials: Dials, series: Series, rank: int, step: int, elapsed_s: fl
     if dials.steps is not None:
         return step < dials.steps
     if dials.transport is Transport.PULL:
-        return elapsed_s < dials.seconds
+        return time.monotonic() - begin_s < dials.seconds
     if step % _AGREE_EVERY:
         return True
     import torch
     import torch.distributed as dist
 
-    go_on = torch.tensor([elapsed_s < dials.seconds if rank == 0 else 0], dtype=torch.uint8)
+    injector.at(Place.COLLECTIVE, step)
+    go_on = torch.tensor([rank == 0 and time.monotonic() - begin_s < dials.seconds], dtype=torch.uint8)
     with series.naming_dead_peers():
-        dist.broadcast(go_on, src=0)
+        dist.all_reduce(go_on, dist.ReduceOp.MAX)
     return bool(go_on.item())

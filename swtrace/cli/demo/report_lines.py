@@ -21,6 +21,8 @@ class What(StrEnum):
     STARTED = "started"
     READY = "ready"
     """Post-processing is done, and the first step begins."""
+    FAULT = "fault"
+    """A fault begins to act on this rank: :attr:`RankReport.text` as it was asked for."""
     FINISHED = "finished"
     """All steps are done, and every output was as expected."""
     FAILED = "failed"
@@ -40,6 +42,8 @@ class RankReport:
     checked: int = 0
     """Layer outputs that were compared with those of unshared weights."""
     status: int = 0
+    unix_ns: int = 0
+    """When a fault began."""
     text: str = ""
 
     def write(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from swtrace.cli.demo.faults import Fault, parse
 from swtrace.errors import SettingsError
 from swtrace.share import ALL, Share
 
@@ -18,7 +19,6 @@ MAX_LAYERS = 4096
 MIN_MIB = 0.002
 """About one row of the layer's weight."""
 MAX_MIB = 4096
-MAX_MS = 60_000
 MAX_SEED = (1 << 31) - 1
 
 
@@ -77,20 +77,20 @@ class Dials:
     prefetch_step: int = 1
     transport: Transport = Transport.BROADCAST
     windows: Windows = Windows.AUTO
-    late_ms: float = 0.0
-    """Extra compute per layer on the last rank."""
     jitter_ms: float = 0.0
     """Mean of the exponentially distributed extra compute of every layer on every rank."""
+    faults: tuple[str, ...] = ()
+    """What is injected, in the form of ``--fault``."""
     steps: int | None = None
     seconds: float = 8.0
     """How long to run if the number of steps is not given."""
     seed: int = 0
 
     def check(self) -> None:
-        """Refuse layers that cannot be shared, and a prefetch step that they leave no room for.
+        """Refuse layers that cannot be shared, a prefetch step that they leave no room for, and impossible faults.
 
         Raises:
-            SettingsError: there are too few of them, or it is too large.
+            SettingsError: there are too few layers, the step is too large, or a fault does not go with the other dials.
         """
         share, stack = Share.parse(self.share), f"--layers {self.layers}"
         if share.beyond(self.layers) or len(self.shared) < 2:  # noqa: PLR2004
@@ -102,6 +102,10 @@ class Dials:
             must_be = f"a whole number from 0 to {largest}" if largest else "0"
             among = stack if len(self.shared) == self.layers else f"{stack} --share {self.share}"
             raise SettingsError.of("--prefetch-step", str(self.prefetch_step), f"{must_be} with {among}")
+        for text, fault in zip(self.faults, self.injected, strict=True):
+            refused = fault.must_be(self)
+            if refused is not None:
+                raise SettingsError.of("--fault", text, refused)
 
     @property
     def shared(self) -> tuple[int, ...]:
@@ -113,15 +117,29 @@ class Dials:
         """Whether nothing is shared."""
         return Share.parse(self.share).observes
 
+    @property
+    def broadcasts(self) -> bool:
+        """Whether ranks send weights to each other."""
+        return self.transport is Transport.BROADCAST and not self.observes
+
+    @property
+    def layer_bytes(self) -> int:
+        """Size of one layer's weight."""
+        return round(self.mib * (1 << 20))
+
+    @property
+    def injected(self) -> tuple[Fault, ...]:
+        """The faults, each with its ranks."""
+        return tuple(parse(text, self.ranks) for text in self.faults)
+
     def fitting(self) -> Dials:
         """Return these dials with a prefetch step that fits their shared layers."""
         return replace(self, prefetch_step=max(0, min(self.prefetch_step, len(self.shared) - 2)))
 
-    def compute_ns(self, rank: int, random_source: random.Random) -> int:
-        """Return how long ``rank`` computes for its next layer."""
-        late = self.late_ms if rank == self.ranks - 1 else 0.0
+    def compute_ns(self, random_source: random.Random) -> int:
+        """Return how long a rank computes for its next layer, without a fault."""
         jitter = random_source.expovariate(1 / self.jitter_ms) if self.jitter_ms else 0.0
-        return round((self.compute_ms + late + jitter) * 1e6)
+        return round((self.compute_ms + jitter) * 1e6)
 
     def to_json(self) -> str:
         """Return the dials as an argument for another process."""
@@ -131,7 +149,12 @@ class Dials:
     def from_json(cls, text: str) -> Dials:
         """Return the dials from the text of :meth:`to_json`."""
         fields = json.loads(text)
-        return cls(**{**fields, "transport": Transport(fields["transport"]), "windows": Windows(fields["windows"])})
+        fields |= {
+            "transport": Transport(fields["transport"]),
+            "windows": Windows(fields["windows"]),
+            "faults": tuple(fields["faults"]),
+        }
+        return cls(**fields)
 
 
 def preset(scenario: Scenario, transport: Transport) -> Dials:
@@ -146,6 +169,6 @@ def preset(scenario: Scenario, transport: Transport) -> Dials:
 _PRESETS: dict[Scenario, Dials] = {
     Scenario.HIDDEN: Dials(compute_ms=3.0, prefetch_step=4),
     Scenario.STALLED: Dials(compute_ms=0.1),
-    Scenario.STRAGGLER: Dials(compute_ms=2.0, prefetch_step=2, late_ms=1.0),
+    Scenario.STRAGGLER: Dials(compute_ms=2.0, prefetch_step=2, faults=("straggler:ms=1",)),
     Scenario.JITTER: Dials(compute_ms=1.0, jitter_ms=1.0),
 }

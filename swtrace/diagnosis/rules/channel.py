@@ -62,7 +62,6 @@ class Channel(Rule):
                 if alone is None
                 else "Share fewer layers or a smaller linear.",
                 repair=repair,
-                saving=case.saving(repair),
             )
         elif per_layer * _TIGHT > computed:
             yield Finding(
@@ -74,7 +73,6 @@ class Channel(Rule):
                 ranks=ranks,
                 advice="Share fewer layers or a smaller linear, or raise the prefetch step to absorb jitter.",
                 repair=repair,
-                saving=case.saving(repair),
             )
         else:
             yield Finding(

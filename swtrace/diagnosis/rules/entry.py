@@ -62,16 +62,22 @@ class EntrySkew(Rule):
             return
         numbers = case.global_ranks(*ranks)
         bound_ns = max(int(case.bounds_ns(step, worst)[step.arrival_ns.argmin()]) for step in steps)
-        lateness, others = float(late[:, worst].mean()), np.delete(pause, ranks, axis=1)
+        lates, others = late[:, worst] >= _LATE_SHARE * took, np.delete(pause, ranks, axis=1)
+        lateness = float(late[lates, worst].mean())
         named = units.listed("Rank", [case.facts.named(number) for number in numbers])
         one = len(numbers) == 1
-        when = "" if often[worst] > 1 - _OFTEN else f" in {ratio(float(often[worst]))} of the steps"
+        steps_late = "the step" if often[worst] > 1 - _OFTEN else f"{ratio(float(often[worst]))} of the steps"
         yield Finding(
             "entry_skew",
             Level.WARNING,
-            f"{named} {'enters' if one else 'enter'} the step late{when}, by {'' if one else 'up to '}"
+            f"{named} {'enters' if one else 'enter'} {steps_late} late, by {'' if one else 'up to '}"
             f"{milliseconds(lateness)} on average{bounded(bound_ns)}: the imbalance comes from outside the series.",
-            {"entry_skew_ns": lateness, "stall_ns_per_step": held / len(steps), "clock_bound_ns": bound_ns},
+            {
+                "entry_skew_ns": lateness,
+                "often": float(often[worst]),
+                "stall_ns_per_step": held / len(steps),
+                "clock_bound_ns": bound_ns,
+            },
             ranks=numbers,
             advice="Compare what these ranks do between steps with the others: sampling, scheduling, input, other "
             "collectives.",

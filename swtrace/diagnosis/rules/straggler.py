@@ -94,26 +94,33 @@ def _ordinal(number: int) -> str:
 
 
 def _evidence(case: Case, straggler: Straggler, group_ranks: tuple[int, ...]) -> tuple[str, ...]:
-    """Return what these ranks and the others compute in the recent steps, and their tokens where they differ."""
+    """Return what these and the other ranks compute in the recent affected steps, and tokens that differ."""
     steps = [step for step in case.regular if straggler.phase is None or step.common_phase is straggler.phase]
     if not steps:
         return ()
-    own = np.median([own_ns(sums_of(step)) for step in steps], axis=0)
-    others = np.delete(own, group_ranks)
+    own = np.array([own_ns(sums_of(step)) for step in steps])
+    others = np.delete(own, group_ranks, axis=1)
+    worst = case.facts.key.group_ranks.index(straggler.ranks[0].rank)
+    kind = "" if straggler.phase is None else f"{straggler.phase.name.lower()} "
+    which = f"the last {units.counted(len(steps), f'{kind}step')}"
+    if straggler.pattern is Pattern.INTERMITTENT:
+        slow = own[:, worst] - np.median(others, axis=1) > straggler.excess_ns / 2
+        if not slow.any():
+            return ()
+        own, others, which = own[slow], others[slow], f"{slow.sum()} slow ones of {which}"
+    each = [f"rank {case.facts.named(case.facts.key.group_ranks[rank])}" for rank in group_ranks]
     these = ", ".join(
-        f"rank {case.facts.named(case.facts.key.group_ranks[rank])} {milliseconds(own[rank])}" for rank in group_ranks
+        f"{name} {milliseconds(float(ns))}"
+        for name, ns in zip(each, np.median(own[:, group_ranks], axis=0), strict=True)
     )
-    phase = "" if straggler.phase is None else f" {straggler.phase.name.lower()}"
-    said = [
-        f"Compute in the median of the last {units.counted(len(steps), f'{phase} step'.strip())}: {these}; "
-        f"the others {milliseconds(float(others.min()))} to {milliseconds(float(others.max()))}."
-        if len(others) > 1
-        else f"Compute in the median of the last {units.counted(len(steps), f'{phase} step'.strip())}: {these}; "
-        f"the other {milliseconds(float(others[0]))}."
-    ]
+    theirs = np.median(others, axis=0)
+    low, high = milliseconds(float(theirs.min())), milliseconds(float(theirs.max()))
+    rest = "the other rank" if len(theirs) == 1 else "the others"
+    said = [f"Median compute in {which}: {these}; {rest} {low}{'' if low == high else f' to {high}'}."]
     tokens = np.mean([step.tokens for step in steps], axis=0)
-    mine, theirs = float(tokens[list(group_ranks)].mean()), float(np.delete(tokens, group_ranks).mean())
-    if theirs and abs(mine / theirs - 1.0) >= _OTHER_LOAD:
-        more = "more" if mine > theirs else "fewer"
-        said.append(f"They process {units.ratio(abs(mine / theirs - 1.0))} {more} tokens per step than the others.")
+    load, other_load = float(tokens[list(group_ranks)].mean()), float(np.delete(tokens, group_ranks).mean())
+    if other_load and abs(load / other_load - 1.0) >= _OTHER_LOAD:
+        more, share = "more" if load > other_load else "fewer", units.ratio(abs(load / other_load - 1.0))
+        who = "They process" if len(group_ranks) > 1 else "It processes"
+        said.append(f"{who} {share} {more} tokens per step than {rest}.")
     return tuple(said)

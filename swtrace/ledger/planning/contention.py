@@ -35,9 +35,9 @@ class Contention:
     way."""
     slowdown: float
     """How much longer a transfer takes while its receiver computes, as a share of its time otherwise."""
-    crowding: float
-    """How much longer a transfer takes for each other one of the group under way, likewise. On a channel that carries
-    one at a time, there is none."""
+    crowding: float | _Float
+    """How much longer a transfer takes for each other one of the group under way, likewise; or ``[step]``. On a channel
+    that carries one at a time, there is none."""
 
     @classmethod
     def like(cls, compute: _Float, family: str, *, on_device: bool) -> Contention:
@@ -52,7 +52,7 @@ class Contention:
     @property
     def any(self) -> bool:
         """Whether anything slows down anything."""
-        return bool(self.compute.any() or self.slowdown or self.crowding)
+        return bool(self.compute.any() or self.slowdown or np.any(self.crowding))
 
     def stretch(self, computing: _Float, others: _Float) -> _Float:
         """Return how many times as long as alone transfers take.

@@ -93,9 +93,13 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Otherwise:
-    """What steps would have taken if something had been different, in ns; ``[step, rank]``."""
+    """What steps would have taken if something had been different, in ns.
+
+    ``[assumption, step, rank]``: with what is assumed of transfers that move at once, and as if they did not matter.
+    """
 
     measured_ns: _Float
+    """``[step, rank]``"""
     replayed_ns: _Float
     """What the replay of the run itself gives."""
     changed_ns: Sequence[_Float | None]
@@ -264,32 +268,37 @@ class Planner:
     # ---- the same run with something changed -------------------------------------------------
 
     def otherwise(self, changes: Sequence[Change]) -> Iterator[Otherwise]:
-        """Return what the steps would have taken if something had been different, for ranks that run them together."""
+        """Return what the steps would have taken if something had been different, for ranks that run them together.
+
+        How much transfers slow each other down is an assumption (:attr:`Contention.crowding`), which may not hold: they
+        are also replayed as if they did not.
+        """
         for workload in self._workloads:
             settings = self._settings_for(self.measured.candidate, workload)
-            changed = [change(workload, settings) for change in changes]
-            variants = [(workload, settings), *filter(None, changed)]
+            assumed = [settings]
+            if np.any(settings.contention.crowding):
+                assumed.append(self._settings_for(self.measured.candidate, workload, crowding=0.0))
+            changed = [[change(workload, one) for one in assumed] for change in changes]
+            known = [made for each in changed for made in each if made is not None]
+            variants = [*((workload, one) for one in assumed), *known]
+            count, shape = workload.steps, workload.step_ns.shape
+            of_each = [of.contention for _, of in variants]
+            contention = replace(
+                settings.contention,
+                compute=np.concatenate([np.broadcast_to(of.compute, shape) for of in of_each]),
+                crowding=np.concatenate([np.broadcast_to(of.crowding, count) for of in of_each]),
+            )
             found = replay(
                 workload.followed_by([each for each, _ in variants[1:]]),
-                replace(
-                    settings,
-                    moving=np.concatenate([of.moving for _, of in variants]),
-                    contention=replace(
-                        settings.contention,
-                        compute=np.concatenate(
-                            [np.broadcast_to(of.contention.compute, workload.step_ns.shape) for _, of in variants]
-                        ),
-                    ),
-                ),
+                replace(settings, moving=np.concatenate([of.moving for _, of in variants]), contention=contention),
                 runs=len(variants),
             )
-            own, *others = np.split(found.step_ns, len(variants))
-            measured, other = workload.step_ns[-len(own) :], iter(others)
-            yield Otherwise(
-                measured,
-                own,
-                [None if each is None else np.maximum(0.0, measured + next(other) - own) for each in changed],
-            )
+            took = iter(np.split(found.step_ns, len(variants)))
+            own = np.stack([next(took) for _ in assumed])
+            measured = workload.step_ns[-own.shape[1] :]
+            replayed = [None if None in each else np.stack([next(took) for _ in each]) for each in changed]
+            corrected = [None if each is None else np.maximum(0.0, measured + each - own) for each in replayed]
+            yield Otherwise(measured, own, corrected)
 
     # ---- the guard ---------------------------------------------------------------------------
 
@@ -344,13 +353,17 @@ class Planner:
             parts.append(replay(workload.scaled(scale), replace(settings, moving=longer * settings.moving)))
         return _Means.of(parts)
 
-    def _settings_for(self, candidate: Candidate, workload: Workload, bandwidth: float | None = None) -> Settings:
+    def _settings_for(
+        self, candidate: Candidate, workload: Workload, bandwidth: float | None = None, crowding: float | None = None
+    ) -> Settings:
         info = self._info
         layers = self._layers(candidate.share)
         source = np.array([source_rank(info.start_layer + p, candidate.ranks) for p in range(len(layers))], np.int64)
         family = candidate.transport
         same = family == info.family
         contention = self._contention(family, workload)
+        if crowding is not None:
+            contention = replace(contention, crowding=crowding)
         return Settings(
             shared=layers,
             source=source,

@@ -103,12 +103,13 @@ def savings(steps: Sequence[StepFacts], repairs: Sequence[Repair]) -> list[Savin
 
 def _saving(found: Otherwise, changed_ns: _Float) -> Saving | None:
     """Return what a repair saved ranks that run their steps together."""
-    measured, replayed = found.measured_ns.mean(axis=0), found.replayed_ns.mean(axis=0)
-    missed = abs(float(replayed.max() / measured.max()) - 1)
+    measured = found.measured_ns.mean(axis=0).max()
+    missed = float(np.abs(found.replayed_ns.mean(axis=1).max(axis=1) / measured - 1).max())
     if missed > MOST_MISSED:
         return None
-    share = max(0.0, 1 - float(changed_ns.mean(axis=0).max() / measured.max()))
-    spread = NORMAL * math.hypot(_DOUBT * share, _DOUBT_OF_STEP, missed * share)
+    shares = np.maximum(0.0, 1 - changed_ns.mean(axis=1).max(axis=1) / measured)
+    share = float(shares.mean())
+    spread = NORMAL * math.hypot(_DOUBT * share, _DOUBT_OF_STEP, missed * share, float(np.ptp(shares)) / 2)
     return Saving(share, max(0.0, share - spread), min(1.0, share + spread))
 
 

@@ -17,7 +17,7 @@ do not count.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +84,8 @@ def replay(workload: Workload, settings: Settings, runs: int = 1) -> Replayed:
     before, after = reach_at - previous, linear_at - reach_at + settings.overhead_ns
     tail = end_at - (linear_at[..., -1] if positions else 0.0)
     run = _Run(workload, settings, rows, runs)
-    contention = settings.contention
+    crowding = np.broadcast_to(settings.contention.crowding, len(workload.step_ns))[rows][..., np.newaxis, np.newaxis]
+    contention = replace(settings.contention, crowding=crowding)
     slows = np.broadcast_to(contention.compute, workload.step_ns.shape)[rows][..., np.newaxis]
     slower = [np.zeros_like(before), np.zeros_like(after), np.zeros_like(tail)]
     moving, sending = run.moving, senders(settings.source, settings.rendezvous)
@@ -191,7 +192,7 @@ class _Run:
                 wait_end[operation] = now
             now = now + tail[:, step]
             self.end[:, step] = now
-            now = now + self._gap[:, step]
+            now = (now.max(axis=1, keepdims=True) if self._workload.meets else now) + self._gap[:, step]
 
         def by_position(instants: _Float) -> _Float:
             return instants.reshape(steps, positions, *now.shape).transpose(2, 0, 3, 1)

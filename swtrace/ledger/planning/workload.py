@@ -51,8 +51,10 @@ class Workload:
     """Where in a layer its linear is, as a share of the layer's compute."""
     skew: _Float
     """``[step, rank]``: begin of the step after that of the first rank."""
+    meets: bool
+    """Whether the ranks wait for each other between steps, in a collective of the model or of its engine."""
     gap: _Float
-    """``[step, rank]``: end of a step to the beginning of the next."""
+    """``[step, rank]``: end of a step, of the last rank if they meet, to the beginning of the rank's next."""
     moving: _Float
     """``[step, rank, position]``: a receiver's time on the channel; NaN where the rank owns the layer."""
     computing: _Float
@@ -172,6 +174,9 @@ def measure(
     reach = np.concatenate((issued[:-1, :, k:], issued[1:, :, :k]), axis=2)
     begins, ends = stacked("begin_ns"), stacked("end_ns")
     begin, end, gap = begins[:-1], ends[:-1], begins[1:] - ends[:-1]
+    meets = _meet(ends[:-1], begins[1:])
+    if meets:
+        gap = begins[1:] - ends[:-1].max(axis=1, keepdims=True)
     ready, wait_begin, wait_end = (stacked(name)[:-1] for name in ("ready_ns", "wait_begin_ns", "wait_end_ns"))
     receiver, moving = stacked("receiver")[:-1] > 0, stacked("transfer_ns")[:-1]
     stall, wake = stacked("stall_ns")[:-1], stacked("wake_ns")[:-1]
@@ -215,6 +220,7 @@ def measure(
         knots=knots,
         linear_at=linear_at,
         skew=begin - begin.min(axis=1, keepdims=True),
+        meets=meets,
         gap=gap,
         moving=moving,
         computing=computing,
@@ -227,6 +233,17 @@ def measure(
         step_ns=end - begin,
         stall_ns=stall.sum(axis=2),
     )
+
+
+def _meet(ends: _Float, begins: _Float) -> bool:
+    """Return whether ranks wait for each other between steps: who ended a step late does not begin the next one late.
+
+    Args:
+        ends: ``[step, rank]``
+        begins: Of the steps after these, likewise.
+    """
+    late, later = (each - each.mean(axis=1, keepdims=True) for each in (ends, begins))
+    return bool((late * later).sum() < 0.5 * (late * late).sum())
 
 
 def _in_order(to_reach: _Float, to_linear: _Float, tail: _Float) -> _Float:

@@ -185,7 +185,18 @@ def test_without_records_there_is_nothing_to_plan_from(swtrace: Swtrace) -> None
 
 def test_straggler_is_named(demo: RunDemo) -> None:
     """The last rank is named by its excess on the critical path."""
-    options = ("--scenario", "straggler", "--layers", "30", "--mib", "0.25", "--steps", "30", "--late-ms", "4")
+    options = (
+        "--scenario",
+        "straggler",
+        "--layers",
+        "30",
+        "--mib",
+        "0.25",
+        "--steps",
+        "30",
+        "--fault",
+        "straggler:ms=4",
+    )
     (series,) = demo(*options).result["summary"]["series"]
     assert [each["ranks"] for each in series["stragglers"]] == [[1]]
 
@@ -209,7 +220,7 @@ def test_a_killed_rank_ends_its_group_by_name(start_swtrace: StartSwtrace) -> No
 
 def test_a_rank_that_pulls_waits_for_no_slower_one(demo: RunDemo) -> None:
     """Each runs its own steps until the time is over; a straggler runs fewer."""
-    options = ("--scenario", "straggler", "--compute-ms", "1", "--late-ms", "8", "--duration", "2")
+    options = ("--scenario", "straggler", "--compute-ms", "1", "--fault", "straggler:ms=8", "--duration", "2")
     first, last = ranks_of(demo(*PULL, *SMALL, *options))
     assert first["steps"] > 2 * last["steps"] > 0
 

@@ -45,5 +45,13 @@ def test_a_part_that_makes_no_series_is_refused(dials: Dials, message: str) -> N
 
 def test_dials_travel_whole() -> None:
     """A rank runs exactly what the command was asked for."""
-    dials = Dials(ranks=3, transport=Transport.PULL, windows=Windows.ROLLING, steps=5, jitter_ms=0.5, share="1/3")
+    dials = Dials(
+        ranks=3,
+        transport=Transport.PULL,
+        windows=Windows.ROLLING,
+        steps=5,
+        jitter_ms=0.5,
+        share="1/3",
+        faults=("entry:rank=1", "kill"),
+    )
     assert Dials.from_json(dials.to_json()) == dials

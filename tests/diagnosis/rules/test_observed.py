@@ -22,7 +22,7 @@ def test_the_verdict_says_what_was_observed(tmp_path: Path) -> None:
     assert headline.advice.startswith("`swtrace plan`")
     kinds = {finding.kind for finding in others}
     assert "layer_compute" in kinds
-    assert kinds <= {"layer_compute", "untimed", "machine_noise"}
+    assert kinds <= {"layer_compute", "untimed", "cores_taken", "steal"}
 
 
 def test_a_layer_that_stands_out_is_named(tmp_path: Path) -> None:
