@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from swtrace.trace.schema import Phase
-from tests.support.faulty_series import FINAL, Fault, Kind, Load, Noise, Run, Shape, afflicted, drawn, run
+from tests.support.faulty_series import FINAL, Fault, Floats, Kind, Load, Noise, Run, Shape, afflicted, drawn, run
 
 CASES = 8
 """Cases of a group."""
@@ -64,13 +64,22 @@ class Case:
     def busy_ns(self) -> float:
         """Simulated time without idle periods."""
         ends = self.run.end.max(axis=1)
-        within = self.run.begin.min(axis=1)[1:] - ends[:-1] - self.run.load.jump[1:]
-        known = np.isfinite(ends[1:])
-        return float(ends[known.sum()] - self.run.begin[0].min() - within[known & (within > _IDLE_NS)].sum())
+        ends = ends[np.isfinite(ends)]
+        begins, jumps = self.run.begin.min(axis=1)[: len(ends)], self.run.load.jump[1 : len(ends)]
+        between = begins[1:] - ends[:-1] - jumps
+        return float(ends[-1] - begins[0] - between[between > _IDLE_NS].sum())
 
     def late_gain(self, steps: int = 64) -> float:
         """Return the same over the last steps of the run, which predictions are about."""
         return self.run.gain(self.repaired, -steps)
+
+    def excess(self, at_ns: float, steps: int = 64) -> Floats:
+        """Return how much longer each rank computes than the others' median in the last steps, in steps; ``[rank]``."""
+        ended = int(np.searchsorted(self.run.end.max(axis=1), at_ns, side="right"))
+        load, recent = self.run.load, slice(max(0, ended - steps), ended)
+        compute = (load.before + load.after)[recent].sum(axis=(0, 1)) + load.tail[recent].sum(axis=0)
+        others = [np.median(np.delete(compute, rank)) for rank in range(len(compute))]
+        return np.asarray((compute - others) / max(1.0, float(np.median(compute))))
 
     def stall_share(self) -> float:
         """Return the largest share of step time that a faulty rank stalls, while the fault lasts."""
@@ -103,6 +112,11 @@ def healthy(seed: int, number: int, steps: int) -> Case:
     load = drawn(_sound(shape), noise, chance)
     (done,) = run([load])
     return Case(f"h{number}", shape, noise, Fault(begin=steps), done, done, (seed, 1, number))
+
+
+def group_shape(seed: int, number: int) -> Shape:
+    """Return what the cases of a group have in common."""
+    return _shape(np.random.default_rng([seed, 0, number]))
 
 
 def group(seed: int, number: int, kinds: Sequence[Kind]) -> list[Case]:
@@ -173,7 +187,8 @@ def _draft(group_shape: Shape, kind: Kind, chance: np.random.Generator) -> tuple
     """Draw a case of a kind in a group."""
     shape = replace(
         group_shape,
-        barrier=bool(chance.random() < 0.6),
+        # Ranks that store no layer would fall behind without limit.
+        barrier=bool(chance.random() < 0.6) or group_shape.ranks > group_shape.layers,
         compute_ns=float(np.exp(chance.uniform(np.log(2e5), np.log(4e6)))),
         transfer_share=float(chance.uniform(0.2, 0.7)),
         phases=((Phase.DECODE,), (Phase.DECODE,) * 4 + (Phase.PREFILL,), (Phase.DECODE, Phase.MIXED))[
@@ -200,7 +215,7 @@ def _draft(group_shape: Shape, kind: Kind, chance: np.random.Generator) -> tuple
 
 def _fault(shape: Shape, kind: Kind, begin: int, chance: np.random.Generator) -> Fault:
     strength = float(np.exp(chance.uniform(*np.log(_STRENGTH.get(kind, (1.0, 1.0))))))
-    some = (int(chance.integers(shape.ranks)),)
+    some: tuple[int, ...] = (int(chance.integers(shape.ranks)),)
     if kind is Kind.STRAGGLERS and shape.ranks > 3:
         count = int(chance.integers(2, max(2, shape.ranks // 4) + 1))
         some = tuple(chance.permutation(shape.ranks)[:count].tolist())
@@ -228,4 +243,5 @@ def _fault(shape: Shape, kind: Kind, begin: int, chance: np.random.Generator) ->
         position=int(chance.integers(shape.layers)),
         stage=stage,
         damaged=bool(chance.random() < 0.5),
+        restarted=kind is Kind.DIVERGED and begin > 0 and bool(chance.random() < 0.5),
     )

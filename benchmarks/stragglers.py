@@ -27,8 +27,10 @@ def episodes(kind: str, ranks: int, steps: int, seed: int, hop: int = 32) -> lis
     own, _ = noisy(kind, steps, ranks, seed)
     found: list[float] = []
     last = -2 * HISTORY_STEPS
-    lower = {"LEAST_SCORE": _LIMITS[0], "LEAST_LOG_ODDS": -(_LIMITS[0] ** 2) / 2}
-    with mock.patch.multiple(stragglers, **lower):
+    with (
+        mock.patch.object(stragglers, "LEAST_SCORE", _LIMITS[0]),
+        mock.patch.object(stragglers, "LEAST_LOG_ODDS", -(_LIMITS[0] ** 2) / 2),
+    ):
         for end in range(hop, steps + 1, hop):
             begin = max(0, end - HISTORY_STEPS)
             named = suspects(of(own[begin:end], begin))

@@ -7,8 +7,9 @@ keep their findings, and so does a series to which nothing came since it was jud
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -17,10 +18,12 @@ from swtrace.diagnosis.diagnosis import conditions, of_hosts, verdict
 from swtrace.diagnosis.finding import Finding, Level
 from swtrace.diagnosis.rule import About
 from swtrace.diagnosis.rules import rules
-from swtrace.ledger.facts import SeriesFacts, SeriesKey
-from swtrace.observing import Observation
+from swtrace.ledger.facts import SeriesFacts, SeriesKey, StepFacts
+from swtrace.observing import Observation, ObservedRank
 from swtrace.observing.observation import series_key
 from swtrace.trace.identity import RankKey
+
+_log = logging.getLogger(__name__)
 
 SHARE = 0.05
 """Of a core, for the rules about steps."""
@@ -49,6 +52,7 @@ class CurrentFindings:
         self._judged: dict[SeriesKey, _Judged] = {}
         self._left_s = _SAVED_S
         self._asked_s = now_s()
+        self._logged: set[str] = set()
 
     def of(self, observation: Observation) -> Iterator[tuple[SeriesKey | None, Finding]]:
         """Yield every finding from the level of a warning on, with its series; None if it is about no single one."""
@@ -65,19 +69,33 @@ class CurrentFindings:
             known = self._judged.get(key)
             if (known is None or known.facts is not facts) and self._left_s > 0:
                 began_s = self._cpu_s()
-                found = verdict(facts, steps, here).findings
+                found = self._found(_judge, facts, steps, here)
                 self._left_s -= self._cpu_s() - began_s
                 known = self._judged[key] = _Judged(facts, found, now_s)
             lasting = known.findings if known else ()
             for finding in (
-                *conditions(facts, steps, here),
+                *self._found(conditions, facts, steps, here),
                 *(finding for finding in lasting if finding.kind not in of_now),
             ):
                 if finding.level >= _LEAST:
                     yield key, finding
-        for finding in of_hosts(observation):
+        for finding in self._found(of_hosts, observation):
             if finding.level >= _LEAST:
                 yield None, finding
+
+    def _found(self, find: Callable[..., tuple[Finding, ...]], *case: object) -> tuple[Finding, ...]:
+        """Return what is found; nothing if a rule fails, because then the other metrics must not be lost too."""
+        try:
+            return find(*case)
+        except Exception as error:  # noqa: BLE001 (a rule may meet anything that a damaged ring contains)
+            if (said := repr(error)) not in self._logged:
+                self._logged.add(said)
+                _log.exception("a rule failed; its findings are missing from the metrics")
+            return ()
+
+
+def _judge(facts: SeriesFacts, steps: Sequence[StepFacts], ranks: Sequence[ObservedRank]) -> tuple[Finding, ...]:
+    return verdict(facts, steps, ranks).findings
 
 
 def labels_of(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from swtrace.daemon import findings
 from swtrace.daemon.findings import SHARE, CurrentFindings, labels_of
 from swtrace.daemon.labels import Labelling
 from swtrace.diagnosis.finding import Finding, Level
@@ -145,16 +146,31 @@ def test_findings_of_a_series_that_is_gone_are_gone(straggling: Observation) -> 
     assert kinds(found, several(straggling, 0)) == []
 
 
+def test_a_rule_that_fails_leaves_the_other_findings(
+    straggling: Observation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What ranks do now is found all the same, the scrape does not fail, and the log says so once."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("no step")
+
+    monkeypatch.setattr(findings, "verdict", fail)
+    found = CurrentFindings()
+    for _ in range(2):
+        assert kinds(found, dead(renewed(straggling), 0)) == ["died"]
+    assert [record.message for record in caplog.records] == ["a rule failed; its findings are missing from the metrics"]
+
+
 # -- labels ----------------------------------------------------------------------------------------
 
 
 def labelled(
-    observation: Observation, *findings: Finding, hosts: bool = False, of_series: bool = True
+    observation: Observation, *found: Finding, hosts: bool = False, of_series: bool = True
 ) -> list[dict[str, str]]:
     """Return the labels of findings about the series, or about no single one."""
     series = observation.facts.series[0].key if of_series else None
     shown = Labelling().assign(observation.ranks, hosts=hosts)
-    return labels_of([(series, finding) for finding in findings], shown, observation)
+    return labels_of([(series, finding) for finding in found], shown, observation)
 
 
 def test_each_rank_that_a_finding_names_has_a_sample(straggling: Observation) -> None:

@@ -95,8 +95,8 @@ def test_every_alert_says_what_to_do() -> None:
 
 def test_alerts_name_kinds_of_findings_that_exist() -> None:
     """A kind that a rule no longer has would leave its alert silent, or let a general one fire for it."""
-    found = {kind for rule in (*rules(), *host_rules()) for kind in rule.kinds}
-    named = [kinds for rule in alerts() for kinds in re.findall(r"swtrace_finding\{[^}]*\}", rule["expr"])]
+    found = {kind for rule in rules() for kind in rule.kinds} | {kind for rule in host_rules() for kind in rule.kinds}
+    named = [selector for rule in alerts() for selector in re.findall(r"swtrace_finding\{[^}]*\}", rule["expr"])]
     matched = {
         kind for each in named for kinds in re.findall(r'kind!?[=~]+"([^"]*)"', each) for kind in kinds.split("|")
     }

@@ -108,7 +108,7 @@ def test_a_constant_straggler_has_excess_share_and_begin() -> None:
     assert straggler.excess_ns == pytest.approx(2 * MS, rel=0.05)
     assert straggler.share == pytest.approx(0.09, abs=0.01)
     assert straggler.since_step == pytest.approx(640, abs=2)
-    assert straggler.since_ns == straggler.since_step * 20 * MS
+    assert straggler.since_ns == (straggler.since_step or 0) * 20 * MS
     assert straggler.confidence > 0.99
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import diagnose
-from benchmarks.diagnosis_cases import KINDS, group
+from benchmarks.diagnosis_cases import KINDS, group, group_shape
 from swtrace.ledger.facts import CAUSES
 from swtrace.observing import Roster
 from tests.support.faulty_origin import FaultyOrigin, numbers
@@ -89,9 +89,15 @@ def test_sampled_steps_have_the_numbers_and_records_that_ranks_write() -> None:
 
 
 def test_a_campaign_reaches_its_floors() -> None:
-    """Of 96 faults and two healthy runs, enough are named, and few names are wrong."""
-    found = list(diagnose.campaign([*(diagnose.Job(5, number, KINDS) for number in range(4))], processes=1))
-    assert found
+    """Of 64 faults on small groups, most that matter are named, and few names are wrong."""
+    small = [number for number in range(64) if group_shape(5, number).ranks <= 4][:8]
+    found = list(diagnose.campaign([diagnose.Job(5, number, KINDS) for number in small]))
+    matter = [judged for judged in found if judged.matters]
+    named = [judged for judged in matter if judged.named]
+    wrong = [judged for judged in found if judged.wrong]
+    assert len(found) == 64
+    assert len(named) >= 0.85 * len(matter), "\n".join(diagnose.mistakes(found))
+    assert len(wrong) <= 0.1 * len(found), "\n".join(diagnose.mistakes(found))
 
 
 def test_a_case_can_be_repeated() -> None:

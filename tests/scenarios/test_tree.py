@@ -30,7 +30,6 @@ TESTED_THROUGH = {
     "swtrace/closing.py": "recording/test_playback.py",
     "swtrace/daemon/snapshot.py": "daemon/test_observer.py",
     "swtrace/diagnosis/rule.py": "diagnosis/test_diagnosis.py",
-    "swtrace/diagnosis/rules/cores.py": "diagnosis/rules/test_observed.py",
     "swtrace/diagnosis/rules/launch.py": "scenarios/ledger/test_launches.py",
     "swtrace/diagnosis/rules/layers.py": "diagnosis/test_case.py",
     "swtrace/diagnosis/rules/plan.py": "ledger/test_comparison.py",

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from swtrace.observing.events import Event, RankEnded, RankJoined, RecordsRead, RingsSeen, RingState, SeriesListed
+from swtrace.ledger.alignment import Probe
+from swtrace.observing.events import (
+    ClockProbed,
+    Event,
+    RankEnded,
+    RankJoined,
+    RecordsRead,
+    RingsSeen,
+    RingState,
+    SeriesListed,
+)
 from swtrace.observing.origin import Link, OriginStatus, Polled
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
@@ -22,6 +32,8 @@ RUN_ID = "campaign"
 UNIX_NS = 10**18
 """UNIX time at true time 0."""
 _LAYER_BYTES = 32 << 20
+_PROBE_EVERY_NS = 5e9
+"""Between two probes of the other hosts' clocks."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,8 @@ class FaultyOrigin:
         self._others_end_ns = NEVER if others_end_s is None else self.stopped_ns + 1e9 * others_end_s
         self._written = _written(run, fault, self._clock, chance)
         self._read = np.zeros(shape.ranks, np.int64)
+        self._chance = chance
+        self._probed_ns = -NEVER
         self._joined = False
         self._down_since: dict[int, int] = {}
 
@@ -99,7 +113,20 @@ class FaultyOrigin:
             if not self._alive(rank) and rank not in self._down_since:
                 self._down_since[rank] = self._clock.one(rank, self.now_ns)
                 events.append(RankEnded(RankKey(RUN_ID, rank)))
-        return Polled(tuple(events), more=False)
+        return Polled((*self._probes(), *events), more=False)
+
+    def _probes(self) -> Iterator[ClockProbed]:
+        """Yield what a daemon on the first host measured about the clocks of the others."""
+        if self.now_ns < self._probed_ns + _PROBE_EVERY_NS:
+            return
+        self._probed_ns = self.now_ns
+        hosts = self.shape.host.tolist()
+        for rank in [hosts.index(host) for host in range(1, self.shape.hosts)]:
+            took = self._chance.uniform(100_000, 400_000)
+            asked, by = self._identity(rank).clock, self._identity(0).clock
+            at = self._clock.one(rank, self.now_ns - took * self._chance.uniform(0.3, 0.7))
+            began, ended = (self._clock.one(0, each) for each in (self.now_ns - took, self.now_ns))
+            yield ClockProbed(Probe(asked, by, at, began, ended))
 
     @property
     def problems(self) -> Mapping[str, str]:
@@ -195,6 +222,9 @@ class FaultyOrigin:
                 passed = over[(over <= now) & (ready > begun)]
                 instants += [float(passed[-1])] if len(passed) else []
         before = int(self._numbers[began - 1] - began + 1) * layers if began else 0
+        fault = self._fault
+        if fault.restarted and fault.strength and rank in fault.ranks and began > fault.begin:
+            before -= int(self._numbers[fault.begin]) * layers
         progress = Progress(
             issued=issued + before,
             stage=Stage.BETWEEN if began == ended else Stage.MARKED if issued > (began - 1) * layers else Stage.BEGUN,
@@ -240,9 +270,10 @@ class FaultyOrigin:
             instants = [issued[at], run.ready[step, position, rank], run.wait_end[step, position, rank]]
             shown = [self._clock.one(rank, each) if each <= now else 0 for each in instants]
             state = Occupancy.IN_USE if shown[2] else Occupancy.READY if shown[1] else Occupancy.INFLIGHT
-            states[window] = WindowState(
-                window, state, int(self._numbers[step]), position, *shown, next(each for each in shown[::-1] if each)
-            )
+            issued_ns, ready_ns, in_use_ns = shown
+            since_ns = in_use_ns or ready_ns or issued_ns
+            number = int(self._numbers[step])
+            states[window] = WindowState(window, state, number, position, issued_ns, ready_ns, in_use_ns, since_ns)
             if len(states) == count:
                 break
         return tuple(
@@ -370,7 +401,8 @@ def _written(run: Run, fault: Fault, clock: _Clocks, chance: np.random.Generator
         order = order[np.isfinite(when[order])]
         records = records[order]
         if fault.kind is faulty_series.Kind.DIVERGED and fault.strength and rank in fault.ranks:
-            _skip_a_step(records, int(number[fault.begin]))
+            since = int(number[fault.begin])
+            _renumber(records, since, since if fault.restarted else 0, layers)
         records["sequence"] = 1 + np.arange(len(records))
         of_ranks.append(_Written(records, when[order], missing[order]))
     return of_ranks
@@ -387,12 +419,24 @@ def _launches(
     return records, at_ns[stalled] + 1, lost[stalled]
 
 
-def _skip_a_step(records: Records, step: int) -> None:
-    """Number the steps of a rank from one on as if it had skipped that one."""
+def _renumber(records: Records, since: int, fewer: int, layers: int) -> None:
+    """Give a rank's steps from one on other numbers: as if it had skipped that one, or had begun again.
+
+    Args:
+        records: What the rank writes.
+        since: Number of that step.
+        fewer: How many steps it had run before it began again; 0 if it skips one.
+        layers: Broadcasts of a step.
+    """
     of_step = records["kind"] == Kind.STEP
-    later = np.where(of_step, records.view(STEP)["step"], records["step"]) >= step
-    records["step"][later & ~of_step] += 1
-    records.view(STEP)["step"][later & of_step] += 1
+    steps = records.view(STEP)
+    later = np.where(of_step, steps["step"], records["step"]) >= since
+    transfers = later & ~of_step
+    by = -fewer if fewer else 1
+    records["step"][transfers] = records["step"][transfers].astype(np.int64) + by
+    steps["step"][later & of_step] = steps["step"][later & of_step].astype(np.int64) + by
+    operations = records["operation"][transfers].astype(np.int64) - fewer * layers
+    records["operation"][transfers] = np.maximum(0, operations)
 
 
 def _step_records(run: Run, clock: _Clocks) -> Records:
@@ -405,7 +449,9 @@ def _step_records(run: Run, clock: _Clocks) -> Records:
     records["step"] = numbers(run)[:, np.newaxis]
     records["tokens"], records["requests"] = load.tokens, np.minimum(load.tokens, 32)
     records["phase"], records["waits"] = load.phase[:, np.newaxis], shape.layers
-    records["run_delay_us"], records["steal_us"] = load.run_delay / 1e3, load.steal / 1e3
+    records["run_delay_us"] = load.run_delay / 1e3
+    # The kernel counts it over all processors of the host.
+    records["steal_us"] = load.steal @ (shape.host[:, np.newaxis] == shape.host) / 1e3
     return records.view(TRANSFER)
 
 

@@ -170,6 +170,8 @@ class Fault:
     others do not enter), or ``peers`` (it computes, and the others wait for it in a collective)."""
     damaged: bool = False
     """Whether lost records are damaged ones, here and there, and not a lap of the ring."""
+    restarted: bool = False
+    """Whether a diverged rank began to count again, and did not just skip a step."""
 
 
 @dataclass(frozen=True)
@@ -304,7 +306,7 @@ def drawn(shape: Shape, noise: Noise, chance: np.random.Generator) -> Load:
 
 def _spread(compute: Floats, extra: Floats) -> Floats:
     """Return computes with extra time per step, spread over the layers."""
-    return compute + extra[:, np.newaxis, :] / compute.shape[1]
+    return np.asarray(compute + extra[:, np.newaxis, :] / compute.shape[1])
 
 
 def active(fault: Fault, load: Load, chance: np.random.Generator) -> npt.NDArray[np.bool_]:

@@ -163,7 +163,7 @@ class TorchCounter:
         with torch.inference_mode(mode=False):  # inference tensors cannot be written outside inference mode
             numbers = torch.arange(COUNTER_RANGE, dtype=torch.int64, device=device)
             self._shown = torch.zeros(1, dtype=torch.int64, device="cpu", pin_memory=True)
-        self._numbers = numbers.split(1)
+        self._numbers = tuple(numbers.view(-1, 1))
         self._word = ctypes.c_int64.from_address(self._shown.data_ptr())
 
     def show(self, number: int) -> None:
