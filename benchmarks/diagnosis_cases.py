@@ -99,9 +99,11 @@ class Case:
 def healthy(seed: int, number: int, steps: int) -> Case:
     """Return a long healthy run."""
     chance = np.random.default_rng([seed, 1, number])
+    ranks = int(chance.choice((2, 3, 4, 8)))
     shape = replace(
         _shape(chance),
-        ranks=int(chance.choice((2, 3, 4, 8))),
+        ranks=ranks,
+        hosts=int(chance.choice((1, 1, max(1, ranks // 2)))),
         layers=int(chance.choice((8, 12))),
         steps=steps,
         compute_ns=float(np.exp(chance.uniform(np.log(1e6), np.log(3e7)))),
