@@ -236,6 +236,8 @@ def _on_device(case: Case, late: Sequence[Standing], silent: Sequence[Standing])
             age_ns=age_ns,
             advice=_STACKS,
         )
+    # A device shows no more than completed steps, so of several, any one may hold up the others.
+    late = sorted(late, key=lambda each: each.key.rank)
     named = units.listed("rank", [case.facts.named(each.key.rank) for each in late])
     one = len(late) == 1
     which = f"The device of {named} has" if one else f"The devices of {named} have"

@@ -168,7 +168,7 @@ def test_devices_that_do_not_complete_a_step_are_named() -> None:
     """If all hosts have launched the step, the devices hang, and all of them are named."""
     doing = {0: on_device(41, 40, 3), 1: on_device(41, 40, 3.4), 2: on_device(41, 41, 0.1)}
     finding = hung(Group(doing, info={"clock": "device"}))
-    assert finding.sentence.startswith("The devices of ranks 1, 0 have not completed step 40, which their hosts have")
+    assert finding.sentence.startswith("The devices of ranks 0, 1 have not completed step 40, which their hosts have")
     assert finding.ranks == (1, 0)
     assert finding.evidence[0] == "The device of rank 1 has completed 40 of 41 launched steps, and none for 3.4 s."
 
