@@ -46,6 +46,8 @@ GAIN = 0.05
 """From this gain on, a fault must be named."""
 _DIFFERS = 0.01
 """A rank whose compute truly takes so much longer, as a share of a step, may be called a straggler in any run."""
+_TAKEN = 0.03
+"""Ranks that truly lost so much of the last steps may be said to lose it."""
 _DAY_S = 86_400
 _FAST, _SLOW = 8, 24
 """Steps between two looks: while a fault is young, and otherwise."""
@@ -308,7 +310,7 @@ def _weigh(case: Case, said: Iterable[Finding], found: _Found, at_ns: float, *, 
     fault = case.fault
     truth, predicted = set(fault.ranks), None
     for finding in said:
-        named = Named(finding.kind, finding.ranks)
+        named = Named(finding.kind, tuple(sorted(finding.ranks)))
         if late and _right(case, named):
             found.covered |= set(named.ranks)
             if found.right is None:
@@ -363,6 +365,8 @@ def _holds(case: Case, named: Named, at_ns: float) -> bool:
     """Return whether a statement is true, whatever the fault."""
     if named.kind in {"channel_bound", "channel_tight"}:
         return case.channel_share > 0.85
+    if named.kind in {"cores_taken", "steal"}:  # also the noise takes cores now and then
+        return bool((case.taken(at_ns)[list(named.ranks)] >= _TAKEN).all())
     if named.kind == "straggler":  # also healthy ranks differ a little, and that may be said
         return bool((case.excess(at_ns)[list(named.ranks)] >= _DIFFERS).all())
     return False
