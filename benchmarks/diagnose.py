@@ -53,6 +53,8 @@ _FAST, _SLOW = 8, 24
 """Steps between two looks: while a fault is young, and otherwise."""
 _YOUNG = 72
 """Steps in which a fault is young."""
+_ONCE_NAMED = 3
+"""Once the fault is named, only every so many looks take place, for wrong names."""
 _POLL_NS, _LAST_NS = 250e6, 6e9
 """After a rank has stopped: time between looks, and until nobody looks any more."""
 _HEALTHY_STEPS = 1024
@@ -220,7 +222,9 @@ def judge(case: Case) -> Judged:
     found = _Found()
     looks = list(_looks(case, origin, begun_ns))
     with Roster(origin) as roster, patch.object(OtherPrefetchStep, "find", lambda *_: iter(())):
-        for at_ns in looks:
+        for number, at_ns in enumerate(looks):
+            if found.right is not None and number % _ONCE_NAMED and at_ns != looks[-1]:
+                continue
             origin.now_ns = at_ns
             roster.drain()
             last = at_ns == looks[-1] and case.gain is not None
