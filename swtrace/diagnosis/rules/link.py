@@ -26,7 +26,7 @@ _NOTABLE, _OFTEN = 0.15, 0.1
 _MOST = 10.0
 """Slower steps count as this slow, so that a single one is no average."""
 _WORTH, _HARMFUL = 0.02, 0.05
-"""Savings from which a finding is a warning, and bad."""
+"""A finding is a warning if a repair saves at least the first for sure, and bad if it probably saves the second."""
 _FEWEST_STEPS, _FEWEST_TRANSFERS = 8, 16
 _BLOCKS = 8
 """Means of so many blocks of steps say how much the average varies."""
@@ -233,4 +233,6 @@ def _level(case: Case, saving: Saving | None) -> Level:
     if saving is None:
         ratios = [rank.recent.stall_ratio or 0.0 for rank in case.facts.ranks]
         return Level.WARNING if max(ratios) >= HIDDEN_BELOW else Level.NOTE
-    return Level.BAD if saving.share >= _HARMFUL else Level.WARNING if saving.share >= _WORTH else Level.NOTE
+    if saving.low < _WORTH:  # no two links are equal, and nobody should be called for a difference that may not matter
+        return Level.NOTE
+    return Level.BAD if saving.share >= _HARMFUL else Level.WARNING
