@@ -81,6 +81,13 @@ class Case:
         others = [np.median(np.delete(compute, rank)) for rank in range(len(compute))]
         return np.asarray((compute - others) / max(1.0, float(np.median(compute))))
 
+    def taken(self, at_ns: float, steps: int = 64) -> Floats:
+        """Return the share of the last steps for which each rank's core was taken; ``[rank]``."""
+        ended = int(np.searchsorted(self.run.end.max(axis=1), at_ns, side="right"))
+        load, recent = self.run.load, slice(max(0, ended - steps), ended)
+        took = (self.run.end - self.run.begin)[recent].sum(axis=0)
+        return np.asarray((load.run_delay + load.steal)[recent].sum(axis=0) / np.maximum(1.0, took))
+
     def stall_share(self) -> float:
         """Return the largest share of step time that a faulty rank stalls, while the fault lasts."""
         done, since, ranks = self.run, self.fault.begin, list(self.fault.ranks)
@@ -99,9 +106,11 @@ class Case:
 def healthy(seed: int, number: int, steps: int) -> Case:
     """Return a long healthy run."""
     chance = np.random.default_rng([seed, 1, number])
+    ranks = int(chance.choice((2, 3, 4, 8)))
     shape = replace(
         _shape(chance),
-        ranks=int(chance.choice((2, 3, 4, 8))),
+        ranks=ranks,
+        hosts=int(chance.choice((1, 1, max(1, ranks // 2)))),
         layers=int(chance.choice((8, 12))),
         steps=steps,
         compute_ns=float(np.exp(chance.uniform(np.log(1e6), np.log(3e7)))),

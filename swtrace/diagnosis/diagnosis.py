@@ -248,7 +248,10 @@ def current_runs(observation: Observation) -> frozenset[str]:
 
 
 def _explained(findings: Sequence[Finding], of: Collection[Rule]) -> tuple[Finding, ...]:
-    """Return the findings; those that another one explains name it, or what explains that one in turn."""
+    """Return the findings; those that another one explains name it, or what explains that one in turn.
+
+    They give no advice, because only what is done about the cause helps.
+    """
     explains = {kind: rule.explains for rule in of for kind in rule.kinds}
     causes = sorted((finding for finding in findings if finding.level >= Level.WARNING), key=urgency)
     named = {
@@ -259,7 +262,11 @@ def _explained(findings: Sequence[Finding], of: Collection[Rule]) -> tuple[Findi
     def first_cause(kind: str) -> str:
         return first_cause(named[kind]) or named[kind] if named[kind] else ""
 
-    return tuple(replace(finding, consequence_of=first_cause(finding.kind)) for finding in findings)
+    def explained(finding: Finding) -> Finding:
+        cause = first_cause(finding.kind)
+        return replace(finding, consequence_of=cause, advice="") if cause else finding
+
+    return tuple(map(explained, findings))
 
 
 @cache

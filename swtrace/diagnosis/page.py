@@ -16,6 +16,7 @@ from swtrace import units
 from swtrace.diagnosis.diagnosis import Diagnosis, Trouble
 from swtrace.diagnosis.finding import NS_PER_S, Finding, Level
 from swtrace.ledger.facts import SeriesFacts, SeriesKey
+from swtrace.ledger.planning.repair import Part
 from swtrace.trace.identity import RankKey
 
 MARKS = {Level.GOOD: "✓", Level.NOTE: "·", Level.WARNING: "▲", Level.BAD: "■"}
@@ -101,6 +102,8 @@ def gain(finding: Finding) -> str:
     if saving is None:
         return ""
     shares = units.ranged((saving.share, saving.low, saving.high), units.ratio)
+    if finding.repair is not None and finding.repair.part is Part.CHANNEL:
+        return f"transfers that take no time would save {shares} of step time, which is the most that is possible"
     return f"repairing this saves {shares} of step time"
 
 

@@ -402,6 +402,9 @@ class SeriesRankFacts:
     """Stall of the last such step without missing records; None before the first."""
     effective_prefetch_step: int | None
     """Smallest number of positions between reach and layer in the last timed step; None before the first broadcast."""
+    operations_ahead: int
+    """By how much the last broadcast of its last timed step has a higher number than that step says; equal on all ranks
+    that run the same steps."""
     last_record: Mapping[str, int]
     """Fields of the newest STEP record, timed or not, by the names in ``schema.STEP_FIELDS``; 0 before the first."""
     recent_as_planned: Recent | None = None

@@ -17,15 +17,19 @@ class Latest:
 
     Args:
         ranks: Size of the group.
+        prefetch_step: k.
     """
 
-    def __init__(self, ranks: int) -> None:
+    def __init__(self, ranks: int, prefetch_step: int) -> None:
+        self._prefetch_step = prefetch_step
         self._step = np.full(ranks, _NONE, np.int64)
         self._stall_ns = np.full(ranks, _NONE, np.int64)
         self._effective = np.full(ranks, _NONE, np.int64)
+        self._operations_ahead = np.zeros(ranks, np.int64)
 
     def forget(self, rank: int) -> None:
         """Forget a rank."""
+        self._operations_ahead[rank] = 0
         self._step[rank] = self._stall_ns[rank] = self._effective[rank] = _NONE
 
     def add(self, steps: Steps) -> None:
@@ -37,10 +41,15 @@ class Latest:
         self._step[ranks] = block.step[rows]
         issued = block.present[at] & ((block.flags[at] & TransferFlag.PREFILLED) == 0)
         layers = issued.shape[1]
-        reached = block.cells[rows, ranks, :-1].view(TRANSFER)["reach_position"]
+        records = block.cells[rows, ranks, :-1].view(TRANSFER)
+        reached = records["reach_position"]
         smallest = np.where(issued, (np.arange(layers) - reached.astype(np.int64)) % layers, layers).min(axis=1)
         known = smallest < layers
         self._effective[ranks[known]] = smallest[known]
+        last = issued[:, -1]
+        expected = block.step[rows] * layers + layers - 1 - self._prefetch_step
+        ahead = (records["operation"][:, -1].astype(np.int64) - expected).astype(np.int32)  # both are modulo 2**32
+        self._operations_ahead[ranks[last]] = ahead[last]
 
     def step(self, rank: int) -> int | None:
         """Return the number of the rank's last step; None before the first."""
@@ -51,6 +60,10 @@ class Latest:
         """Return the stall of the rank's last step without missing records; None before the first."""
         stall_ns = int(self._stall_ns[rank])
         return None if stall_ns == _NONE else stall_ns
+
+    def operations_ahead(self, rank: int) -> int:
+        """Return by how much a rank's last broadcast has a higher number than its step says."""
+        return int(self._operations_ahead[rank])
 
     def effective_prefetch_step(self, rank: int) -> int | None:
         """Return the smallest number of positions between reach and layer; None before the first broadcast."""

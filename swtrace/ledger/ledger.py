@@ -380,7 +380,7 @@ class Ledger:
                 sends=info.lockstep and info.shared,
                 receives=info.shared,
             ),
-            latest=Latest(ranks),
+            latest=Latest(ranks, info.prefetch_step),
             recent=RecentSteps(self._recent_steps, len(key.group_ranks), info.layer_bytes),
             compute=ComputeHistory(tuple(RankKey(key.run_id, rank) for rank in key.group_ranks)),
             channel=Channel(info.queue, ranks, info.num_layers),
@@ -577,6 +577,7 @@ class Ledger:
                     effective_prefetch_step=series.latest.effective_prefetch_step(place)
                     if member.info.shared
                     else None,
+                    operations_ahead=series.latest.operations_ahead(place),
                     last_record=series.totals.last_step(place),
                     recent_as_planned=None if as_planned is None else as_planned[member.info.rank_in_group],
                 )

@@ -121,7 +121,7 @@ class FaultyOrigin:
             return
         self._probed_ns = self.now_ns
         hosts = self.shape.host.tolist()
-        for rank in [hosts.index(host) for host in range(1, self.shape.hosts)]:
+        for rank in [hosts.index(host) for host in sorted(set(hosts) - {hosts[0]})]:
             took = self._chance.uniform(100_000, 400_000)
             asked, by = self._identity(rank).clock, self._identity(0).clock
             at = self._clock.one(rank, self.now_ns - took * self._chance.uniform(0.3, 0.7))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
+from swtrace import units
 from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import Finding, Level
 from swtrace.diagnosis.rule import About, Rule
@@ -22,6 +24,13 @@ class Diverged(Rule):
     about = About.CONDITION
 
     def find(self, case: Case) -> Iterator[Finding]:
+        """Yield one finding about ranks that number their steps otherwise, or else about ranks that are far apart."""
+        if not (case.facts.lockstep and case.facts.shared):
+            return
+        numbered = list(_numbered_otherwise(case))
+        yield from numbered or self._far_apart(case)
+
+    def _far_apart(self, case: Case) -> Iterator[Finding]:
         """Compare the broadcasts that the first and the last rank have issued.
 
         A rank waits for its send of a layer before it sends it again, and for the other ranks' sends before it uses
@@ -30,7 +39,7 @@ class Diverged(Rule):
         facts = case.facts
         among = [each for each in standings(case.ranks.values()).values() if each.doing is not Doing.GONE]
         counted = [(issued, each) for each in among if (issued := each.issued(facts.ranks[0].info)) is not None]
-        if not (facts.lockstep and facts.shared) or len(counted) < 2:  # noqa: PLR2004 - there is nothing to compare
+        if len(counted) < 2:  # noqa: PLR2004 - there is nothing to compare
             return
         (least, behind), (most, ahead) = (pick(counted, key=lambda one: one[0]) for pick in (min, max))
         info = ahead.info
@@ -55,6 +64,33 @@ class Diverged(Rule):
                 for name, issued, each in zip(names, (least, most), (behind, ahead), strict=True)
             ),
         )
+
+
+def _numbered_otherwise(case: Case) -> Iterator[Finding]:
+    """Find ranks whose broadcasts and steps do not have the numbers that those of most ranks have."""
+    facts = case.facts
+    ahead = {rank.rank.rank: rank.operations_ahead for rank in facts.ranks if rank.last_step is not None}
+    usual = Counter(ahead.values()).most_common(1)[0][0] if ahead else 0
+    odd = {rank: number - usual for rank, number in ahead.items() if number != usual}
+    if not odd:
+        return
+    layers = facts.ranks[0].info.num_layers
+    named = [facts.named(rank) for rank in odd]
+    yield Finding(
+        "diverged",
+        Level.BAD,
+        f"{units.listed('Rank', named)} and the other ranks no longer run the same steps: the same broadcasts belong "
+        "to steps with other numbers there.",
+        {"ranks": len(odd)},
+        ranks=tuple(odd),
+        advice="All ranks of a series must run the same steps. Find out which step that rank skipped or ran alone; "
+        "until it is restarted with its group, figures that compare ranks are wrong.",
+        evidence=tuple(
+            f"Rank {name} has issued {abs(number):,} {'more' if number > 0 else 'fewer'} broadcasts than its step "
+            f"number says, compared with the other ranks: {abs(number) / layers:.3g} steps."
+            for name, number in zip(named, odd.values(), strict=True)
+        ),
+    )
 
 
 def _laps_between(case: Case, behind: Standing, ahead: Standing) -> int:

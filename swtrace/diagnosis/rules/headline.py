@@ -10,12 +10,21 @@ from swtrace.diagnosis.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Leve
 from swtrace.diagnosis.rule import About, Rule
 from swtrace.ledger.facts import Cause, SeriesRankFacts
 
+_PLAN = "`swtrace plan` says which share of the layers and which prefetch step hide more."
+_ADVICE = {
+    Cause.TRANSFER: _PLAN,
+    Cause.BACKLOG: _PLAN,
+    Cause.SKEW: "The ranks issue at different times: compare what they compute in the timeline of `swtrace top`.",
+    Cause.ENTRY_SKEW: "The ranks enter steps at different times: compare what they do between steps.",
+}
+
 
 class Headline(Rule):
     """How much of its step time the most stalled rank waits for weights, or why that is unknown."""
 
     kinds = ("hidden", "partly_hidden", "stalled", "nothing", "bypassed")
     about = About.HEADLINE
+    explains = ("late_issue", "worst_layer")
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield one finding about every shared series."""
@@ -44,7 +53,7 @@ def _hidden(case: Case) -> Finding:
         kind, level = "stalled", Level.BAD
     else:
         kind, level = "partly_hidden", Level.WARNING
-    cause = _main_cause(worst) if ratio >= HIDDEN_BELOW else ""
+    cause, advice = _main_cause(worst) if ratio >= HIDDEN_BELOW else ("", "")
     host = case.facts.host_of(worst.rank.rank)
     return Finding(
         kind,
@@ -53,6 +62,7 @@ def _hidden(case: Case) -> Finding:
         f"step time (below {100 * HIDDEN_BELOW:.0f} % counts as hidden).{cause}",
         {"stall_ratio": float(ratio)},
         ranks=(worst.rank.rank,),
+        advice=advice,
     )
 
 
@@ -69,12 +79,13 @@ def _nothing(case: Case) -> Finding:
     return Finding("nothing", Level.NOTE, f"{none}, so there is nothing to judge.")
 
 
-def _main_cause(rank: SeriesRankFacts) -> str:
+def _main_cause(rank: SeriesRankFacts) -> tuple[str, str]:
+    """Return the largest cause of a rank's stall in a sentence, and what to do about it."""
     total = sum(rank.recent.cause_ns.values())
     if total <= 0:
-        return ""
+        return "", ""
     cause, value = max(rank.recent.cause_ns.items(), key=lambda item: item[1])
     share = f"{100 * value / total:.0f} % of the stall"
     if cause is Cause.UNATTRIBUTED:
-        return f" The cause is unknown for {share}."
-    return f" {units.words(cause).capitalize()} is the largest cause, {share}."
+        return f" The cause is unknown for {share}.", ""
+    return f" {units.words(cause).capitalize()} is the largest cause, {share}.", _ADVICE[cause]

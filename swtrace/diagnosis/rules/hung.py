@@ -35,13 +35,18 @@ class Hung(Rule):
             if late:
                 yield _on_device(case, late, [each for each in among.values() if each.age_ns >= limit_ns])
                 return
-        in_step = [each for each in among.values() if each.in_step and case.facts.key == each.series]
-        if not any(each.age_ns >= SHORTEST_NS for each in in_step):
+        of_series = [each for each in among.values() if case.facts.key == each.series]
+        in_step = [each for each in of_series if each.in_step]
+        if not any(each.age_ns >= SHORTEST_NS for each in of_series):
             return
         limit_ns = silence_ns(case.steps)
         held = sorted((each for each in in_step if each.waits and each.age_ns >= limit_ns), key=_longest_first)
         if held:
             yield from _behind(case, among, held, limit_ns)
+            return
+        overtaken, passed = _overtaken(case, of_series, limit_ns)
+        if overtaken:
+            yield _left_behind(case, overtaken, passed)
             return
         limit_ns = silence_ns(case.steps, waited=False)
         silent = [each for each in in_step if each.age_ns >= limit_ns]
@@ -59,6 +64,21 @@ def _longest_first(standing: Standing) -> int:
 
 def _furthest_behind(standing: Standing) -> tuple[bool, int, int]:
     return standing.waits, standing.progress.issued, -standing.age_ns
+
+
+def _overtaken(case: Case, of_series: Sequence[Standing], limit_ns: int) -> tuple[list[Standing], list[Standing]]:
+    """Return the ranks that stand still in or before a step that others have ended long ago, and these others.
+
+    No rank waits for them in the series: they store no layer that is still to come, and whoever waits for them does so
+    where swtrace does not see it.
+    """
+    if not (case.facts.lockstep and case.facts.shared):
+        return [], []
+    idle = [each for each in of_series if each.doing is Doing.IDLE and each.age_ns >= limit_ns]
+    last = max((each.step for each in idle), default=0)
+    still = [each for each in of_series if each.doing is not Doing.GONE and each.age_ns >= limit_ns]
+    behind = sorted((each for each in still if each.step < last), key=_furthest_behind)
+    return behind, [each for each in idle if each.step == last]
 
 
 def _behind(
@@ -83,6 +103,10 @@ def _behind(
         yield _unobserved(case, root, unknown, evidence)
     elif root.doing is Doing.WAITING:
         yield _transport(case, root, held, evidence)
+    elif (
+        root.doing is Doing.IDLE and len(roots) > len(held) and all(each.doing is Doing.IN_COLLECTIVE for each in held)
+    ):
+        yield _by_itself(case, held, roots)
     elif root.doing in {Doing.IDLE, Doing.GONE}:
         yield _absent(case, roots, held, evidence)
     else:
@@ -152,6 +176,43 @@ def _absent(case: Case, roots: Sequence[Standing], held: Sequence[Standing], evi
         confidence=1.0 if late and first.doing is Doing.WAITING else 0.9,
         advice="All ranks of a series must run the same steps: check which batch this rank did not get, or what its "
         f"program does instead. {_STACKS}",
+    )
+
+
+def _by_itself(case: Case, held: Sequence[Standing], absent: Sequence[Standing]) -> Finding:
+    """Return the finding about few ranks in a collective that most ranks have not entered."""
+    are, other = ("is", "no other rank has") if len(held) == 1 else ("are", "no further rank has")
+    return _finding(
+        case,
+        held,
+        f"{_named(case, held)} {are} {held[0].activity}, which {other} entered,",
+        tuple(waits_in_words(each, {}, case.facts) for each in absent),
+        held,
+        confidence=0.9,
+        advice=f"Find out why only {'that rank calls' if len(held) == 1 else 'these ranks call'} it. {_STACKS}",
+    )
+
+
+def _left_behind(case: Case, overtaken: Sequence[Standing], passed: Sequence[Standing]) -> Finding:
+    """Return the finding about ranks that stand still where others have long passed."""
+    root, ended = overtaken[0], passed[0].step - 1
+    together = _beside(root, overtaken)
+    if root.doing is Doing.IDLE:
+        what = f"{'has' if len(together) == 1 else 'have'} not begun step {root.step:,}, while others have ended"
+        what += f" step {ended:,}," if ended > root.step else " it,"
+    else:
+        what = f"{'hangs' if len(together) == 1 else 'hang'} {root.activity},"
+    return _finding(
+        case,
+        together,
+        f"{_named(case, together)} {what}",
+        tuple(
+            f"Rank {case.facts.named(each.key.rank)} has ended step {ended:,}, {units.age(each.age_ns)} ago."
+            for each in passed
+        ),
+        passed,
+        confidence=0.9,
+        advice=_STACKS,
     )
 
 
@@ -236,6 +297,8 @@ def _on_device(case: Case, late: Sequence[Standing], silent: Sequence[Standing])
             age_ns=age_ns,
             advice=_STACKS,
         )
+    # A device shows no more than completed steps, so of several, any one may hold up the others.
+    late = sorted(late, key=lambda each: each.key.rank)
     named = units.listed("rank", [case.facts.named(each.key.rank) for each in late])
     one = len(late) == 1
     which = f"The device of {named} has" if one else f"The devices of {named} have"

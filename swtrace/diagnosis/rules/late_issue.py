@@ -26,7 +26,6 @@ class LateIssue(Rule):
     kinds = ("late_issue",)
     about = About.CAUSE
     needs = Needs.STALLS
-    explains = ("stalled", "partly_hidden", "worst_layer")
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield a finding if one rank causes most of the skew, and the skew matters."""

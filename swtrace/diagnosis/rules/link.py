@@ -26,7 +26,7 @@ _NOTABLE, _OFTEN = 0.15, 0.1
 _MOST = 10.0
 """Slower steps count as this slow, so that a single one is no average."""
 _WORTH, _HARMFUL = 0.02, 0.05
-"""Savings from which a finding is a warning, and bad."""
+"""A finding is a warning if a repair saves at least the first for sure, and bad if it probably saves the second."""
 _SURE = 4.0
 """Standard errors by which they must take longer. Of equal ranks, either may take longer by chance."""
 _FEWEST_STEPS, _FEWEST_TRANSFERS = 8, 16
@@ -114,10 +114,14 @@ class _Slow:
 
     @property
     def errors(self) -> float:
-        """How many standard errors they take longer."""
-        blocks = np.array([block.mean() for block in np.array_split(self.longer, min(_BLOCKS, len(self.longer)))])
-        error = float(blocks.std(ddof=1)) / math.sqrt(len(blocks))
-        return float(blocks.mean()) / max(1e-9, error)
+        """How many standard errors they take longer, in all steps or in the last ones, as it may have just begun."""
+        found = []
+        for count in (len(self.longer) // part for part in (1, 2, 4)):
+            if count >= _FEWEST_STEPS:
+                means = [block.mean() for block in np.array_split(self.longer[-count:], min(_BLOCKS, count))]
+                error = float(np.std(means, ddof=1)) / math.sqrt(len(means))
+                found.append(float(np.mean(means)) / max(1e-9, error))
+        return max(found)
 
     @property
     def confidence(self) -> float:
@@ -261,4 +265,6 @@ def _level(case: Case, saving: Saving | None) -> Level:
     if saving is None:
         ratios = [rank.recent.stall_ratio or 0.0 for rank in case.facts.ranks]
         return Level.WARNING if max(ratios) >= HIDDEN_BELOW else Level.NOTE
-    return Level.BAD if saving.share >= _HARMFUL else Level.WARNING if saving.share >= _WORTH else Level.NOTE
+    if saving.low < _WORTH:  # no two links are equal, and nobody should be called for a difference that may not matter
+        return Level.NOTE
+    return Level.BAD if saving.share >= _HARMFUL else Level.WARNING

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from swtrace.diagnosis.diagnosis import verdict
 from swtrace.diagnosis.finding import Level
+from tests.support.feeding import ledger
 from tests.support.marked_ranks import NOW_NS, Group, S, at, between
+from tests.support.schedules import key, simulate
+from tests.support.verdicts import even
 
 
 def test_ranks_at_different_steps_are_named_with_both() -> None:
@@ -45,3 +49,20 @@ def test_a_rank_that_has_ended_does_not_diverge() -> None:
     """The steps of a rank that has ended stay where they were."""
     group = Group({0: at(4210, 3, 0.1), 1: at(3, 2, 0.1)}, changes={1: {"alive": False, "closed": True}})
     assert not group.findings("diverged")
+
+
+def test_a_rank_that_numbers_its_steps_otherwise_is_named() -> None:
+    """A rank whose step number is one ahead has skipped a step: its broadcasts have the numbers of the step before."""
+    schedule = simulate(ranks=3, layers=6, k=1, steps=12, compute=even(1_000_000), occupancy=100_000)
+    made = ledger(schedule)
+    for rank, records in enumerate(schedule.records):
+        if rank == 2:
+            records["step"][records["step"] > 4] += 1
+        made.add(key(rank), records)
+    made.flush()
+    (facts,) = made.facts().series
+    said = verdict(facts, made.history(facts.key)).headline
+    assert (said.kind, said.ranks) == ("diverged", (2,))
+    assert said.evidence == (
+        "Rank 2 has issued 6 fewer broadcasts than its step number says, compared with the other ranks: 1 steps.",
+    )

@@ -168,8 +168,8 @@ def test_devices_that_do_not_complete_a_step_are_named() -> None:
     """If all hosts have launched the step, the devices hang, and all of them are named."""
     doing = {0: on_device(41, 40, 3), 1: on_device(41, 40, 3.4), 2: on_device(41, 41, 0.1)}
     finding = hung(Group(doing, info={"clock": "device"}))
-    assert finding.sentence.startswith("The devices of ranks 1, 0 have not completed step 40, which their hosts have")
-    assert finding.ranks == (1, 0)
+    assert finding.sentence.startswith("The devices of ranks 0, 1 have not completed step 40, which their hosts have")
+    assert finding.ranks == (0, 1)
     assert finding.evidence[0] == "The device of rank 1 has completed 40 of 41 launched steps, and none for 3.4 s."
 
 
@@ -185,3 +185,25 @@ def test_idle_devices_are_not_named() -> None:
     """A device that has completed all launched steps is idle, however long."""
     doing = {rank: on_device(41, 41, 3600, host_s=3600) for rank in range(3)}
     assert not Group(doing, info={"clock": "device"}).findings("hung")
+
+
+def test_a_rank_that_the_others_have_passed_is_named() -> None:
+    """If no rank waits for it in the series, those that have ended its step show that it should have gone on."""
+    finding = hung(Group({0: between(40, 2), 1: at(40, 3, 2.1), 2: between(40, 2)}))
+    assert finding.ranks == (1,)
+    assert finding.sentence == "Rank 1 hangs in its own compute after layer 3 of step 40, for 2.1 s."
+    assert finding.evidence == ("Rank 0 has ended step 40, 2.0 s ago.", "Rank 2 has ended step 40, 2.0 s ago.")
+
+
+def test_a_rank_that_never_enters_a_step_that_others_have_ended_is_named() -> None:
+    """No rank is in a step, and all are idle, but one has run fewer steps than the others."""
+    finding = hung(Group({0: between(40, 2), 1: between(39, 2.2), 2: between(40, 2)}))
+    assert finding.ranks == (1,)
+    assert finding.sentence == "Rank 1 has not begun step 40, while others have ended it, for 2.2 s."
+
+
+def test_a_rank_that_is_alone_in_a_collective_is_named() -> None:
+    """If most ranks have ended the step and one is in a collective, that one is out of line."""
+    doing = {0: between(40, 2), 1: at(40, 3, 2.1), 2: between(40, 2)}
+    finding = hung(Group(doing, collectives={1: (Collective.ALL_GATHER, 2.1)}))
+    assert finding.ranks == (1,)

@@ -311,6 +311,7 @@ def headline(scene: Scene, width: int, most: int) -> list[Strip]:
     """Return the verdict in at most ``most`` lines.
 
     Headlines come first, worst series first, then what their plans say, then other findings, worst first.
+    Consequences are left out.
     """
     palette = scene.palette
     text = palette.style(palette.text)
@@ -321,7 +322,7 @@ def headline(scene: Scene, width: int, most: int) -> list[Strip]:
         findings.append((name, series.headline, True))
         said = None if scene.diagnosis is None else scene.diagnosis.series.get(series.key)
         if said is not None:
-            findings += [(name, finding, False) for finding in said.findings[1:]]
+            findings += [(name, finding, False) for finding in said.findings[1:] if not finding.consequence_of]
     findings.sort(key=lambda each: (not each[2], each[1].kind not in AsPlanned.kinds, -each[1].level))
     lines: list[Strip] = []
     for name, finding, first in findings:
