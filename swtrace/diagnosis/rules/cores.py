@@ -20,9 +20,10 @@ _TAKEN = 0.05
 """Smallest share of a rank's step time that is worth a sentence."""
 _NOTABLE, _OFTEN = 0.02, 0.25
 """In this share of the steps, a rank must lose at least this share of the step: a single long loss is no pattern."""
+_EFFECTS = ("stalled", "partly_hidden", "late_issue", "worst_layer")
 _FEWEST_STEPS = 8
 _WORTH = 0.02
-"""Saving from which a finding is a warning."""
+"""A finding is a warning if a repair saves at least this for sure."""
 
 
 class CoresTaken(Rule):
@@ -31,6 +32,7 @@ class CoresTaken(Rule):
     kinds = ("cores_taken",)
     about = About.CAUSE
     needs = Needs.STEPS
+    explains = _EFFECTS
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield one finding about all ranks that lose much of their step time so."""
@@ -51,7 +53,7 @@ class CoresTaken(Rule):
         waits = "waits" if len(found) == 1 else "wait"
         yield Finding(
             "cores_taken",
-            Level.NOTE if saving is not None and saving.share < _WORTH else Level.WARNING,
+            Level.NOTE if saving is not None and saving.low < _WORTH else Level.WARNING,
             f"{ranks} {waits} for a CPU {'' if len(found) == 1 else 'up to '}{ratio(worst.share)} of step time while "
             f"ready to run ({milliseconds(worst.ns_per_step)} per step).",
             {"run_delay_share": worst.share, "run_delay_ns_per_step": worst.ns_per_step},
@@ -77,6 +79,7 @@ class Steal(Rule):
     kinds = ("steal",)
     about = About.CAUSE
     needs = Needs.STEPS
+    explains = _EFFECTS
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield one finding about each such host, and all its ranks."""

@@ -22,6 +22,8 @@ class Diverged(Rule):
 
     kinds = ("diverged",)
     about = About.CONDITION
+    explains = ("stalled", "partly_hidden", "straggler", "entry_skew", "slow_link", "slow_source", "late_issue")
+    """Figures that compare the ranks of different steps are wrong."""
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield one finding about ranks that number their steps otherwise, or else about ranks that are far apart."""

@@ -29,6 +29,7 @@ _WORTH, _HARMFUL = 0.02, 0.05
 """A finding is a warning if a repair saves at least the first for sure, and bad if it probably saves the second."""
 _SURE = 4.0
 """Standard errors by which they must take longer. Of equal ranks, either may take longer by chance."""
+_EFFECTS = ("stalled", "partly_hidden", "channel_bound", "channel_tight", "late_issue", "worst_layer")
 _FEWEST_STEPS, _FEWEST_TRANSFERS = 8, 16
 _BLOCKS = 8
 """Means of so many blocks of steps say how much the average varies."""
@@ -40,6 +41,7 @@ class SlowLink(Rule):
     kinds = ("slow_link",)
     about = About.CAUSE
     needs = Needs.STALLS
+    explains = _EFFECTS
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield one finding about all such ranks."""
@@ -75,6 +77,7 @@ class SlowSource(Rule):
     kinds = ("slow_source",)
     about = About.CAUSE
     needs = Needs.STALLS
+    explains = _EFFECTS
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield one finding about all such ranks."""
