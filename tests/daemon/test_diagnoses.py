@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import pytest
 
-from swtrace.daemon import diagnoses
 from swtrace.daemon.api import Query
 from swtrace.daemon.diagnoses import Diagnoses
 from swtrace.daemon.snapshot import Snapshot
@@ -42,8 +41,8 @@ def test_an_answer_is_kept_until_its_cost_is_paid(monkeypatch: pytest.MonkeyPatc
         spent_s += 1.0  # so each diagnosis takes a second
         return spent_s
 
-    monkeypatch.setattr(diagnoses.time, "monotonic", lambda: now_s)
-    monkeypatch.setattr(diagnoses.time, "thread_time", cpu_s)
+    monkeypatch.setattr("swtrace.daemon.diagnoses.time.monotonic", lambda: now_s)
+    monkeypatch.setattr("swtrace.daemon.diagnoses.time.thread_time", cpu_s)
     kept, seen = Diagnoses(), snapshot(observation_of(scenario("hidden")))
     first = kept.of(seen, Query())
     now_s += 9.9
