@@ -65,7 +65,7 @@ def test_help_shows_no_types_and_cuts_nothing_off(command: tuple[str, ...], colu
         (["run", "--prefetch-step", "x", "true"], "--prefetch-step='x': must be a whole number from 0 to 4094"),
         (["run", "--group", "x", "true"], "--group='x': must be one of: auto, tp, dp, world"),
         (["top", "--rank", "-1"], "--rank='-1': must be a whole number, at least 0"),
-        (["top", "--view", "x"], "--view='x': must be one of: overview, heatmap, timeline, windows, verdict"),
+        (["top", "--view", "x"], "--view='x': must be one of: overview, heatmap, timeline, windows, diagnosis"),
         (["top", "--wait", "inf"], "--wait='inf': must be a number of seconds, at least 0"),
         (["top", "--interval", "0"], "--interval='0': must be a number of seconds from 0.05 to 60"),
         (["record", "--duration", "1s"], "--duration='1s': must be a number of seconds, at least 0"),

@@ -69,7 +69,7 @@ def test_the_terminal_shows_times_of_layers(session: RingsSession) -> None:
                 "2": "compute: mean of 4 steps.* to the next layer's",
                 "3": "on the slowest rank; nothing is shared",
                 "4": "observed, not shared: there are no windows",
-                "5": "1 rank, observed, not shared; last 4 steps",
+                "5": "Nothing is wrong: 1 rank of s run, the last 4 steps looked at, nothing is shared",
             }.items():
                 await press(pilot, key)
                 await settled(pilot)

@@ -237,8 +237,8 @@ def test_a_rank_that_never_starts_is_named_within_the_timeout(tmp_path: Path) ->
     """And the rank that waited for it leaves nothing behind."""
     with replica(0, refused, str(tmp_path), (0, 0, 0), 1.0) as lone:
         assert lone.result() == (
-            "PeerLostError: series 's', rank 0: the ranks could not agree: ranks 1, 2 did not start, or died within "
-            "1 s (SWTRACE_TIMEOUT); all replicas need the same SWTRACE_DIR and SWTRACE_RUN_ID"
+            "PeerLostError: series 's', rank 0, before the first step: the ranks could not agree: ranks 1, 2 did not "
+            "start, or died within 1 s (SWTRACE_TIMEOUT); all replicas need the same SWTRACE_DIR and SWTRACE_RUN_ID"
         )
     assert list(tmp_path.iterdir()) == []
 
