@@ -21,6 +21,9 @@ _Float = npt.NDArray[np.float64]
 
 _LONGER = 0.25
 """Transfers must take longer by this share, on average over the steps ..."""
+_LONGER_IF_LATER, _ALIKE = 1.5, 0.25
+"""... or by this share, if whether the receiver itself issues last differs by more than this: over gloo, a transfer
+takes about twice as long if its receiver issues last. And they must take longer ..."""
 _NOTABLE, _OFTEN = 0.15, 0.1
 """... and by this share in so many of them: a single slow step is no pattern."""
 _MOST = 10.0
@@ -143,6 +146,8 @@ class _Moved:
     """``[position]``"""
     bound: _Float
     """``[step, rank, position]``: largest error of these times by the alignment of clocks."""
+    receiver_last: npt.NDArray[np.bool_]
+    """``[step, rank, position]``: the receiver issued last."""
 
     @classmethod
     def of(cls, case: Case) -> _Moved | None:
@@ -153,7 +158,8 @@ class _Moved:
         known = np.array([step.attributed & step.receiver for step in steps])
         moving = np.where(known, np.array([step.transfer_ns for step in steps], np.float64), np.nan)
         bound = np.array([step.transfer_bound_ns for step in steps], np.float64)
-        return cls(steps, moving, np.asarray(steps[-1].source, np.int64), bound)
+        last = np.array([step.late_rank for step in steps]) == np.arange(moving.shape[1])[:, np.newaxis]
+        return cls(steps, moving, np.asarray(steps[-1].source, np.int64), bound, last)
 
     @property
     def ranks(self) -> int:
@@ -192,13 +198,22 @@ class _Moved:
             steps = [self.steps[row] for row in ran]
             slow = _Slow(rank, longer, steps, took.sum() / transfers, others.sum() / transfers, transfers)
             if (
-                longer.mean() >= _LONGER
+                longer.mean() >= self._least(known, of(rank))
                 and slow.errors >= _SURE
                 and took.sum() - others.sum() > bound.sum()
                 and (longer >= _NOTABLE).mean() >= _OFTEN
             ):
                 found.append(slow)
         return sorted(found, key=lambda slow: -float(slow.longer.mean()))
+
+    def _least(self, known: npt.NDArray[np.bool_], own: tuple[slice | int, ...]) -> float:
+        """Return by which share a rank's own transfers must take longer than the others'."""
+        others = known.copy()
+        others[own] = False
+        if not others.any():
+            return _LONGER
+        apart = self.receiver_last[own][known[own]].mean() - self.receiver_last[others].mean()
+        return _LONGER if abs(apart) <= _ALIKE else _LONGER_IF_LATER
 
 
 def _mean_of(moving: _Float, *over: tuple[int, ...]) -> _Float:
