@@ -206,7 +206,7 @@ def accusations(observation: Observation, *, with_savings: bool) -> list[Finding
         if not with_savings:
             stack.enter_context(patch.object(diagnosis, "with_savings", lambda said, _: said))
         found = diagnosis.diagnose(observation).findings
-    return [finding for finding in found if finding.level >= Level.WARNING]
+    return [finding for finding in found if finding.level >= Level.WARNING and not finding.consequence_of]
 
 
 def judge(case: Case) -> Judged:

@@ -195,7 +195,11 @@ def look(watch: Roster, seen: Seen) -> tuple[Finding, ...]:
 def weigh(case: Watched, findings: Sequence[Finding], seen: Seen) -> None:
     """Sort what was said at one moment into right and wrong."""
     now_ns = time.time_ns()
-    said = {Named(each.kind, each.ranks): each for each in findings if each.level >= Level.WARNING}
+    said = {
+        Named(each.kind, each.ranks): each
+        for each in findings
+        if each.level >= Level.WARNING and not each.consequence_of
+    }
     seen.standing = seen.standing & said.keys() if seen.begun_unix_ns else set(said)
     for named, finding in said.items():
         if seen.begun_unix_ns and _right(case, named):

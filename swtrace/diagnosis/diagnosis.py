@@ -250,12 +250,19 @@ def current_runs(observation: Observation) -> frozenset[str]:
 def _explained(findings: Sequence[Finding], of: Collection[Rule]) -> tuple[Finding, ...]:
     """Return the findings; those that another one explains name it, or what explains that one in turn.
 
-    They give no advice, because only what is done about the cause helps.
+    They give no advice, because only what is done about the cause helps. Of two that explain each other, the worse one
+    is the cause.
     """
     explains = {kind: rule.explains for rule in of for kind in rule.kinds}
     causes = sorted((finding for finding in findings if finding.level >= Level.WARNING), key=urgency)
+    order = {cause.kind: place for place, cause in reversed(list(enumerate(causes)))}
+
+    def is_cause(cause: str, effect: str) -> bool:
+        mutual = cause in explains[effect] and effect in order
+        return effect in explains[cause] and not (mutual and order[cause] > order[effect])
+
     named = {
-        finding.kind: next((cause.kind for cause in causes if finding.kind in explains[cause.kind]), "")
+        finding.kind: next((cause.kind for cause in causes if is_cause(cause.kind, finding.kind)), "")
         for finding in findings
     }
 

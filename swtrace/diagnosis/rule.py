@@ -40,6 +40,11 @@ class Needs(Enum):
     """Observed, with finished steps."""
 
 
+LINKS = ("slow_link", "slow_source")
+"""Kinds that ranks which are late, or lack a core, may cause: gloo moves the bytes in threads of both ranks, and
+through ranks in between."""
+
+
 class Rule(ABC):
     """One kind of finding about a series."""
 

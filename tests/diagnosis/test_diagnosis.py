@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from swtrace.diagnosis.diagnosis import current_runs, diagnose, urgency
+from swtrace.diagnosis.diagnosis import _explained, current_runs, diagnose, urgency
 from swtrace.diagnosis.finding import Finding, Level
 from swtrace.diagnosis.rules import host_rules, rules
 from swtrace.ledger.planning.repair import Saving
@@ -36,6 +36,14 @@ def test_findings_stand_in_the_order_of_their_severity() -> None:
     assert seen.level is levels[0] is Level.BAD
 
 
+def test_of_two_findings_that_explain_each_other_the_worse_one_is_the_cause() -> None:
+    """A slow source makes a link look slow, and a slow link a source. What costs more is the trouble."""
+    link = Finding("slow_link", Level.WARNING, "link", ranks=(1,), saving=Saving(0.03, 0.02, 0.04))
+    source = Finding("slow_source", Level.BAD, "source", ranks=(0,), saving=Saving(0.2, 0.1, 0.3))
+    explained = {finding.kind: finding.consequence_of for finding in _explained((link, source), rules())}
+    assert explained == {"slow_link": "slow_source", "slow_source": ""}
+
+
 def test_nothing_observed_is_a_diagnosis_too() -> None:
     """Without any rank there is no finding, and the JSON says so."""
     seen = diagnose(empty())
@@ -58,8 +66,9 @@ def test_what_a_finding_explains_is_no_trouble_of_its_own() -> None:
 
 
 def test_no_kind_explains_itself() -> None:
-    """Rules that explain each other in a circle would leave no cause."""
-    explains = {kind: rule.explains for rule in rules() for kind in rule.kinds}
+    """Rules that explain each other in a circle would leave no cause. Of a pair, the worse one is taken."""
+    every = {kind: rule.explains for rule in rules() for kind in rule.kinds}
+    explains = {cause: [kind for kind in kinds if cause not in every[kind]] for cause, kinds in every.items()}
     for kind, explained in explains.items():
         reached, todo = set[str](), list(explained)
         while todo:

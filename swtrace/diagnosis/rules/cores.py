@@ -11,7 +11,7 @@ import numpy.typing as npt
 from swtrace import units
 from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import Finding, Level
-from swtrace.diagnosis.rule import About, Needs, Rule
+from swtrace.diagnosis.rule import LINKS, About, Needs, Rule
 from swtrace.ledger.facts import StepFacts
 from swtrace.ledger.planning.repair import Part, Repair
 from swtrace.units import milliseconds, ratio
@@ -20,7 +20,7 @@ _TAKEN = 0.05
 """Smallest share of a rank's step time that is worth a sentence."""
 _NOTABLE, _OFTEN = 0.02, 0.25
 """In this share of the steps, a rank must lose at least this share of the step: a single long loss is no pattern."""
-_EFFECTS = ("stalled", "partly_hidden", "late_issue", "worst_layer")
+_EFFECTS = ("stalled", "partly_hidden", "late_issue", "worst_layer", *LINKS)
 _FEWEST_STEPS = 8
 _WORTH = 0.02
 """A finding is a warning if a repair saves at least this for sure."""

@@ -44,7 +44,7 @@ class SlowLink(Rule):
     kinds = ("slow_link",)
     about = About.CAUSE
     needs = Needs.STALLS
-    explains = _EFFECTS
+    explains = (*_EFFECTS, "slow_source")
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield one finding about all such ranks."""
@@ -80,7 +80,7 @@ class SlowSource(Rule):
     kinds = ("slow_source",)
     about = About.CAUSE
     needs = Needs.STALLS
-    explains = _EFFECTS
+    explains = (*_EFFECTS, "slow_link")
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield one finding about all such ranks."""
