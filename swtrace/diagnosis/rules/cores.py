@@ -19,7 +19,9 @@ from swtrace.units import milliseconds, ratio
 _TAKEN = 0.05
 """Smallest share of a rank's step time that is worth a sentence."""
 _NOTABLE, _OFTEN = 0.02, 0.25
-"""In this share of the steps, a rank must lose at least this share of the step: a single long loss is no pattern."""
+"""In this share of the steps, a rank must lose at least this share of the step: a single long loss is no pattern ..."""
+_OFTEN_LATELY = 0.75
+"""... or in this share of the last few, if it has just begun."""
 _EFFECTS = ("stalled", "partly_hidden", "late_issue", "worst_layer", *LINKS)
 _FEWEST_STEPS = 8
 _WORTH = 0.02
@@ -127,7 +129,8 @@ class _Loss(NamedTuple):
     @property
     def matters(self) -> bool:
         """Whether it lost much, and not only in a few steps."""
-        return self.share >= _TAKEN and bool((self.shares >= _NOTABLE).mean() >= _OFTEN)
+        lost = self.shares >= _NOTABLE
+        return self.share >= _TAKEN and bool(lost.mean() >= _OFTEN or lost[-_FEWEST_STEPS:].mean() >= _OFTEN_LATELY)
 
 
 def _losses(steps: list[StepFacts], column: str) -> list[_Loss]:

@@ -41,6 +41,11 @@ def test_it_says_since_when() -> None:
     assert said.since_step == 24
 
 
+def test_a_loss_that_has_just_begun_is_named() -> None:
+    """After eight steps, however many healthy ones were before."""
+    assert finding(said_of("run_delay_us", {2: 8_000}, since=32), "cores_taken").since_step == 32
+
+
 def test_all_ranks_that_wait_are_named_the_worst_first() -> None:
     """One finding is about all of them."""
     said = finding(said_of("run_delay_us", {0: 2_000, 3: 3_000}), "cores_taken")
