@@ -48,10 +48,12 @@ def run_rank(dials: Dials, rank: int, rendezvous: Path, lost: LostRanks) -> Exit
     """Run as rank ``rank`` until all steps are done. Report errors as events; return the exit status."""
     import torch.distributed as dist
 
+    from swtrace.cli.demo.lost_ranks import OWN_ERROR_S, START_UP_S
     from swtrace.series import RankGroup, recording
 
     try:
-        with lost.ending_if_stuck(rank, lambda: _give_up(dials, rank)):
+        patience_s = START_UP_S if dials.transport is Transport.PULL else OWN_ERROR_S
+        with lost.ending_if_stuck(rank, lambda: _give_up(dials, rank), patience_s):
             _prepare_process()
             if dials.transport is Transport.PULL:
                 steps, checked = _run(dials, rank, RankGroup(tuple(range(dials.ranks)), rank))

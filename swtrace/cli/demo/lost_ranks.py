@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 _DIED, _FAILED = 1, 2
 _POLL_S = 0.05
-_OWN_ERROR_S = 1.0
+OWN_ERROR_S = 1.0
 """How long a rank has to report an error of its own, which says more."""
+START_UP_S = 15.0
+"""How long a rank that pulls has to finish its start-up. It may be able to: the lost rank may have been ready before."""
 
 
 class LostRanks:
@@ -56,13 +58,14 @@ class LostRanks:
         return bool(self)
 
     @contextmanager
-    def ending_if_stuck(self, rank: int, give_up: Callable[[], str]) -> Iterator[None]:
+    def ending_if_stuck(self, rank: int, give_up: Callable[[], str], patience_s: float) -> Iterator[None]:
         """End this process, some time after a rank was lost, if it is still within this block.
 
         Args:
             rank: this one.
             give_up: tells the others that this rank ends, and returns series, rank and layer, for the error; empty if
                 this rank does not need the others.
+            patience_s: after which time.
         """
         left = threading.Event()
 
@@ -70,7 +73,7 @@ class LostRanks:
             while not self:
                 if left.wait(_POLL_S):
                     return
-            if not left.wait(_OWN_ERROR_S) and (where := give_up()):
+            if not left.wait(patience_s) and (where := give_up()):
                 RankReport(What.FAILED, rank, text=f"{where}: {self}; this rank would still wait for it").write()
                 os._exit(ExitCode.RANK_LOST)
 

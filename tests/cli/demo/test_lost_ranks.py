@@ -8,7 +8,6 @@ import threading
 
 import pytest
 
-from swtrace.cli.demo import lost_ranks
 from swtrace.cli.demo.lost_ranks import LostRanks
 from swtrace.cli.demo.report_lines import RankReport
 from swtrace.cli.exit_codes import ExitCode
@@ -29,9 +28,8 @@ def test_those_that_died_are_named_before_those_that_failed() -> None:
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return what this rank reports before it would end; it has no time for an error of its own."""
+    """Return what this rank reports before it would end."""
     texts: list[str] = []
-    monkeypatch.setattr(lost_ranks, "_OWN_ERROR_S", 0.0)
     monkeypatch.setattr(RankReport, "write", lambda report: texts.append(report.text))
     monkeypatch.setattr(os, "_exit", lambda code: texts.append(ExitCode(code).name))
     return texts
@@ -40,7 +38,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_rank_that_is_stuck_ends_with_an_error(said: list[str]) -> None:
     """It names itself, how far it came, and who was lost."""
     lost = LostRanks(mmap.mmap(-1, 2))
-    with lost.ending_if_stuck(1, lambda: "rank 1, before the first step"):
+    with lost.ending_if_stuck(1, lambda: "rank 1, before the first step", 0.0):
         assert not said
         lost.add(0, died=True)
         eventually(lambda: len(said) == 2, "the rank to end")
@@ -51,7 +49,7 @@ def test_a_rank_that_is_stuck_ends_with_an_error(said: list[str]) -> None:
 def test_a_rank_that_goes_on_or_is_done_does_not_end(said: list[str], place: str) -> None:
     """A rank that pulls goes on with the layers of the dead; one that has left the block has ended by itself."""
     lost = LostRanks(mmap.mmap(-1, 2))
-    with lost.ending_if_stuck(1, lambda: place):
+    with lost.ending_if_stuck(1, lambda: place, 0.0):
         if not place:
             lost.add(0, died=True)
             _await_watches()
