@@ -24,7 +24,7 @@ _POLL_S = 0.05
 OWN_ERROR_S = 1.0
 """How long a rank has to report an error of its own, which says more."""
 START_UP_S = 15.0
-"""How long a rank that pulls has to finish its start-up. It may be able to: the lost rank may have been ready before."""
+"""How long a rank that pulls has to finish its start-up. It may be able to: the lost rank may have been ready."""
 
 
 class LostRanks:
