@@ -36,7 +36,7 @@ import numpy as np
 
 from benchmarks.diagnosis_cases import CASES, KINDS, Case, group, healthy
 from swtrace.diagnosis import diagnosis
-from swtrace.diagnosis.finding import Finding, Level
+from swtrace.diagnosis.finding import Finding
 from swtrace.diagnosis.rules.prefetch import OtherPrefetchStep
 from swtrace.observing import Observation, Roster
 from tests.support.faulty_origin import FaultyOrigin
@@ -205,8 +205,7 @@ def accusations(observation: Observation, *, with_savings: bool) -> list[Finding
     with contextlib.ExitStack() as stack:
         if not with_savings:
             stack.enter_context(patch.object(diagnosis, "with_savings", lambda said, _: said))
-        found = diagnosis.diagnose(observation).findings
-    return [finding for finding in found if finding.level >= Level.WARNING and not finding.consequence_of]
+        return [finding for _, finding in diagnosis.diagnose(observation).unexplained()]
 
 
 def judge(case: Case) -> Judged:
@@ -322,7 +321,7 @@ def _weigh(case: Case, said: Iterable[Finding], found: _Found, at_ns: float, *, 
             predicted = finding.saving.share if finding.saving is not None else predicted
         elif (
             finding.kind not in MEASURED
-            and not (late and _follows(case, named, truth))
+            and not (late and follows(case.fault.kind, named, truth))
             and not _holds(case, named, at_ns)
         ):
             when = "" if fault.kind is Kind.NONE else f" at {(at_ns - case.run.begin[fault.begin].min()) / 1e9:.2f} s"
@@ -357,11 +356,11 @@ def _right(case: Case, named: Named) -> bool:
     return set(named.ranks) == truth
 
 
-def _follows(case: Case, named: Named, truth: set[int]) -> bool:
-    """Return whether a name is a true consequence of the fault."""
+def follows(kind: Kind, named: Named, truth: set[int]) -> bool:
+    """Return whether a name is a true consequence of a fault of some ranks."""
     return any(
         each.kind == named.kind and (not each.same_ranks or (bool(named.ranks) and set(named.ranks) <= truth))
-        for each in CONSEQUENCES.get(case.fault.kind, ())
+        for each in CONSEQUENCES.get(kind, ())
     )
 
 

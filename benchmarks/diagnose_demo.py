@@ -23,12 +23,12 @@ from typing import Protocol
 
 import numpy as np
 
-from benchmarks.diagnose import CONSEQUENCES, MEASURED, NAMES, Judged, Named, mistakes, table
+from benchmarks.diagnose import MEASURED, NAMES, Judged, Named, follows, mistakes, table
 from swtrace.cli.child import Child, wait_for_lines
 from swtrace.cli.demo.report_lines import RankReport, What
 from swtrace.cli.demo.scenarios import Dials
 from swtrace.diagnosis.diagnosis import diagnose
-from swtrace.diagnosis.finding import Finding, Level
+from swtrace.diagnosis.finding import Finding
 from swtrace.ledger.facts import StepFacts
 from swtrace.observing import Roster, watch_rings
 from tests.support.faulty_series import Kind
@@ -183,10 +183,10 @@ def _take(ranks: Child, seen: Seen) -> None:
 
 
 def look(watch: Roster, seen: Seen) -> tuple[Finding, ...]:
-    """Ask for a diagnosis."""
+    """Return what a diagnosis says to be wrong."""
     before_s = time.process_time()
     watch.drain()
-    findings = diagnose(watch.observe()).findings
+    findings = tuple(finding for _, finding in diagnose(watch.observe()).unexplained())
     seen.looks_ms.append(1e3 * (time.process_time() - before_s))
     seen.steps += watch.take_steps()
     return findings
@@ -195,11 +195,7 @@ def look(watch: Roster, seen: Seen) -> tuple[Finding, ...]:
 def weigh(case: Watched, findings: Sequence[Finding], seen: Seen) -> None:
     """Sort what was said at one moment into right and wrong."""
     now_ns = time.time_ns()
-    said = {
-        Named(each.kind, each.ranks): each
-        for each in findings
-        if each.level >= Level.WARNING and not each.consequence_of
-    }
+    said = {Named(each.kind, each.ranks): each for each in findings}
     seen.standing = seen.standing & said.keys() if seen.begun_unix_ns else set(said)
     for named, finding in said.items():
         if seen.begun_unix_ns and _right(case, named):
@@ -209,14 +205,14 @@ def weigh(case: Watched, findings: Sequence[Finding], seen: Seen) -> None:
             if seen.named is None:
                 seen.named, seen.named_unix_ns = named, now_ns
             seen.saving = seen.saving if finding.saving is None else finding.saving.share
-        elif not (_blames_nobody(named) or (seen.begun_unix_ns and _follows(case, named))):
+        elif not (_blames_nobody(named) or (seen.begun_unix_ns and follows(case.kind, named, set(case.ranks)))):
             after = f"{(now_ns - seen.begun_unix_ns) / 1e9:.2f} s" if seen.begun_unix_ns else "before the fault"
             seen.wrong.setdefault(named, f"[{named.kind} {list(named.ranks)} {after}] {finding.sentence}")
 
 
 def _blames_nobody(named: Named) -> bool:
     """Return whether a finding may be true of a healthy run. Ranks do compete for cores, and the kernel counts it."""
-    return named.kind in MEASURED | {"machine_noise", "cores_taken"}
+    return named.kind in MEASURED | {"cores_taken"}
 
 
 def _right(case: Watched, named: Named) -> bool:
@@ -225,14 +221,6 @@ def _right(case: Watched, named: Named) -> bool:
         return False
     truth, ranks = set(case.ranks), set(named.ranks)
     return ranks <= truth if case.kind is Kind.STRAGGLERS or not ranks else ranks == truth
-
-
-def _follows(case: Watched, named: Named) -> bool:
-    """Return whether a name is a true consequence of the fault."""
-    return any(
-        each.kind == named.kind and (not each.same_ranks or (bool(named.ranks) and set(named.ranks) <= set(case.ranks)))
-        for each in CONSEQUENCES.get(case.kind, ())
-    )
 
 
 def judged_of(case: Watched, seen: Seen, took_s: float) -> Judged:

@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,14 +18,13 @@ from swtrace.cli.arguments import (
     UserOption,
     credentials,
     exclusive,
-    not_empty,
     run_option,
     wait_option,
 )
 from swtrace.cli.console import data, narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.live import live
-from swtrace.cli.recorded import Salvage, opened
+from swtrace.cli.recorded import FilesOrRings, Salvage, opened
 from swtrace.cli.ring_folder import FolderOption
 
 if TYPE_CHECKING:
@@ -41,15 +39,7 @@ _SHORTEST_S = 0.25
 
 
 def diagnose(
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="A recording, or all parts of a rotated one. Default: the rings of this host.",
-            metavar="[FILE]",
-            show_default=False,
-            parser=not_empty("FILE", Path),
-        ),
-    ] = None,
+    files: FilesOrRings = None,
     *,
     directory: FolderOption = None,
     connect: Annotated[
@@ -171,14 +161,7 @@ def _diagnosed(seen: Observation, name: str, run_id: str | None) -> Diagnosis:
 
 def _gist(found: Diagnosis) -> set[tuple[object, ...]]:
     """Return what must differ for the page to be printed again: findings come, go, or get worse."""
-    from swtrace.diagnosis.finding import Level
-
-    return {
-        (key, finding.kind, finding.level, finding.ranks)
-        for key, findings in (*((key, said.findings) for key, said in found.series.items()), (None, found.of_hosts))
-        for finding in findings
-        if finding.level >= Level.WARNING and not finding.consequence_of
-    }
+    return {(key, finding.kind, finding.level, finding.ranks) for key, finding in found.unexplained()}
 
 
 def _print(found: Diagnosis, *, as_json: bool, line: bool, stacks: bool, again: bool = False) -> None:

@@ -28,6 +28,15 @@ Files = Annotated[
         parser=not_empty("FILE", Path),
     ),
 ]
+FilesOrRings = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="A recording, or all parts of a rotated one. Default: the rings of this host.",
+        metavar="[FILE]",
+        show_default=False,
+        parser=not_empty("FILE", Path),
+    ),
+]
 Salvage = Annotated[bool, typer.Option("--salvage", help="Skip damaged parts of a recording, and count them.")]
 
 

@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from math import inf
 
 from swtrace.daemon.labels import LabelledRank, Labels
-from swtrace.diagnosis.diagnosis import conditions, of_hosts, verdict
+from swtrace.diagnosis.diagnosis import condition_kinds, conditions, of_hosts, verdict
 from swtrace.diagnosis.finding import Finding, Level
-from swtrace.diagnosis.rule import About
-from swtrace.diagnosis.rules import rules
 from swtrace.ledger.facts import SeriesFacts, SeriesKey, StepFacts
 from swtrace.observing import Observation, ObservedRank
 from swtrace.observing.observation import series_key
@@ -62,7 +60,6 @@ class CurrentFindings:
         self._asked_s = now_s
         series = {facts.key: facts for facts in observation.facts.series if facts.ranks}
         self._judged = {key: judged for key, judged in self._judged.items() if key in series}
-        of_now = {kind for rule in rules() if rule.about is About.CONDITION for kind in rule.kinds}
         for key in sorted(series, key=lambda key: self._judged[key].at_s if key in self._judged else -inf):
             facts, steps = series[key], observation.history.get(key, ())
             here = [ranks[one] for rank in key.group_ranks if (one := RankKey(key.run_id, rank)) in ranks]
@@ -75,7 +72,7 @@ class CurrentFindings:
             lasting = known.findings if known else ()
             for finding in (
                 *self._found(conditions, facts, steps, here),
-                *(finding for finding in lasting if finding.kind not in of_now),
+                *(finding for finding in lasting if finding.kind not in condition_kinds()),
             ):
                 if finding.level >= _LEAST:
                     yield key, finding

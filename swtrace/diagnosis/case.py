@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from swtrace.diagnosis.standing import Standing, standings
 from swtrace.ledger import change
 from swtrace.ledger.facts import Outcome, SeriesFacts, StepFacts
 from swtrace.ledger.planning.repair import Repair, Saving, saving
@@ -35,6 +36,11 @@ class Case:
         return cls(
             facts, steps, {rank.key: rank for rank in ranks if rank.key.run_id == of_run and rank.key.rank in members}
         )
+
+    @cached_property
+    def standings(self) -> Mapping[RankKey, Standing]:
+        """What each rank is doing now, without those whose rings do not show it."""
+        return standings(self.ranks.values())
 
     # -- which steps ---------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -23,9 +23,13 @@ _HIDES = ("hidden", "partly_hidden", "stalled")
 class Verdict:
     """All findings about one series: what stopped it, the headline, what its plan says, and the others by level."""
 
-    headline: Finding
     findings: tuple[Finding, ...]
     """The headline is the first."""
+
+    @property
+    def headline(self) -> Finding:
+        """What matters most about the series."""
+        return self.findings[0]
 
     @property
     def level(self) -> Level:
@@ -70,16 +74,21 @@ class Diagnosis:
         every = [*(one for said in self.series.values() for one in said.findings), *self.of_hosts]
         return tuple(sorted(every, key=urgency))
 
+    def unexplained(self) -> Iterator[tuple[SeriesKey | None, Finding]]:
+        """Yield what is wrong and no other finding explains, with its series; None if it is about a host."""
+        for key, findings in (*((key, said.findings) for key, said in self.series.items()), (None, self.of_hosts)):
+            for finding in findings:
+                if finding.level >= Level.WARNING and not finding.consequence_of:
+                    yield key, finding
+
     @property
     def troubles(self) -> tuple[Trouble, ...]:
         """What is wrong, the worst first. The same about the same ranks is one trouble, in however many series."""
         found: dict[tuple[str, str, tuple[int, ...]], list[tuple[Finding, SeriesKey | None]]] = {}
-        for key, findings in (*((key, said.findings) for key, said in self.series.items()), (None, self.of_hosts)):
-            for finding in findings:
-                if finding.level >= Level.WARNING and not finding.consequence_of:
-                    which = finding.kind if key is not None and finding.ranks else finding.sentence
-                    run_id = finding.run_id if key is None else key.run_id
-                    found.setdefault((run_id, which, finding.ranks), []).append((finding, key))
+        for key, finding in self.unexplained():
+            which = finding.kind if key is not None and finding.ranks else finding.sentence
+            run_id = finding.run_id if key is None else key.run_id
+            found.setdefault((run_id, which, finding.ranks), []).append((finding, key))
         troubles = []
         for each in found.values():
             first, _ = min(each, key=lambda pair: urgency(pair[0]))
@@ -174,7 +183,7 @@ def urgency(finding: Finding) -> tuple[float, ...]:
     return (
         -finding.level,
         bool(finding.consequence_of),
-        finding.kind not in _conditions(),
+        finding.kind not in condition_kinds(),
         -(finding.saving.share if finding.saving else 0.0),
         -finding.confidence,
     )
@@ -189,24 +198,17 @@ def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = (), ranks: Collecti
         ranks: The observed ranks, of any run. Without them, no finding is about what ranks are doing now.
     """
     case = Case.of(facts, steps, ranks)
-    found: list[tuple[Rule, Finding]] = [
-        (rule, finding) for rule in rules() if _applies(rule, case) for finding in rule.find(case)
-    ]
+    found = list(_found(case, rules()))
     first = [finding for rule, finding in found if rule.about <= About.PLAN]
     others = [finding for rule, finding in found if rule.about > About.PLAN]
     findings = _explained([*first, *sorted(others, key=lambda finding: -finding.level)], [rule for rule, _ in found])
-    return Verdict(findings[0], findings)
+    return Verdict(findings)
 
 
 def conditions(facts: SeriesFacts, steps: Sequence[StepFacts], ranks: Collection[ObservedRank]) -> tuple[Finding, ...]:
     """Return what is wrong with a series' ranks now. Unlike a verdict, this takes little time."""
     case = Case.of(facts, steps, ranks)
-    return tuple(
-        finding
-        for rule in rules()
-        if rule.about is About.CONDITION and _applies(rule, case)
-        for finding in rule.find(case)
-    )
+    return tuple(finding for _, finding in _found(case, (rule for rule in rules() if rule.about is About.CONDITION)))
 
 
 def of_hosts(observation: Observation) -> tuple[Finding, ...]:
@@ -237,7 +239,7 @@ def with_savings(said: Verdict, steps: Sequence[StepFacts]) -> Verdict:
         repairs = [finding.repair for finding in together if finding.repair is not None]
         saved.update(zip(map(id, together), savings(troubled, repairs), strict=True))
     findings = tuple(replace(finding, saving=saved.get(id(finding), finding.saving)) for finding in said.findings)
-    return Verdict(findings[0], findings)
+    return Verdict(findings)
 
 
 def current_runs(observation: Observation) -> frozenset[str]:
@@ -277,8 +279,16 @@ def _explained(findings: Sequence[Finding], of: Collection[Rule]) -> tuple[Findi
 
 
 @cache
-def _conditions() -> frozenset[str]:
+def condition_kinds() -> frozenset[str]:
+    """Return the kinds of findings about what ranks do now."""
     return frozenset(kind for rule in rules() if rule.about is About.CONDITION for kind in rule.kinds)
+
+
+def _found(case: Case, wanted: Iterable[Rule]) -> Iterator[tuple[Rule, Finding]]:
+    for rule in wanted:
+        if _applies(rule, case):
+            for finding in rule.find(case):
+                yield rule, finding
 
 
 def _applies(rule: Rule, case: Case) -> bool:

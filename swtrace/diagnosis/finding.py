@@ -13,6 +13,8 @@ HIDDEN_BELOW = 0.05
 """Stall ratio below which the broadcasts count as hidden behind compute."""
 STALLED_ABOVE = 0.30
 """Stall ratio above which the broadcasts count as not hidden: sharing costs more time than it is worth."""
+WORTH = 0.02
+"""A cost is a warning if a repair saves at least this share of step time for sure: less is not worth a call."""
 NS_PER_S = 1_000_000_000
 
 

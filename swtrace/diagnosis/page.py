@@ -112,7 +112,7 @@ class _Page:
         self._diagnosis = diagnosis
         keys = list(diagnosis.series)
         self._several_runs = len({key.run_id for key in keys}) > 1
-        self._several_series = len({key.name for key in keys}) > 1 or len(keys) > 1
+        self._several_series = len(keys) > 1
 
     def paragraphs(self) -> Iterator[Line]:
         troubles = self._diagnosis.troubles

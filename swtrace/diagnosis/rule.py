@@ -40,6 +40,8 @@ class Needs(Enum):
     """Observed, with finished steps."""
 
 
+STALLS = ("stalled", "partly_hidden", "worst_layer")
+"""Kinds that whatever makes a series stall explains."""
 LINKS = ("slow_link", "slow_source")
 """Kinds that ranks which are late, or lack a core, may cause: gloo moves the bytes in threads of both ranks, and
 through ranks in between."""

@@ -36,7 +36,7 @@ def page_of(*findings: Finding, width: int = 100) -> str:
 def diagnosis_of(*findings: Finding) -> Diagnosis:
     """Return a diagnosis of a simulated run that has these findings only."""
     seen = observation_of(scenario("hidden"))
-    return Diagnosis(seen, {seen.facts.series[0].key: Verdict(findings[0], findings)}, ())
+    return Diagnosis(seen, {seen.facts.series[0].key: Verdict(findings)}, ())
 
 
 def test_a_trouble_is_told_from_its_sentence_to_its_gain() -> None:

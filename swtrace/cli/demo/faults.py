@@ -24,7 +24,7 @@ from swtrace.errors import SettingsError
 from swtrace.units import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from contextlib import AbstractContextManager
 
     from swtrace.cli.demo.scenarios import Dials
@@ -275,17 +275,26 @@ class Kill(Fault):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SlowLink(Fault):
-    """A receiver with a slow link. The kernel paces what is sent to it, so nothing else of it is slow."""
-
-    kind = "slow-link"
-    about = "has a slow link: each transfer to it takes `ms` (10)"
+class Paced(Fault):
+    """A rank whose connections the kernel paces, one way."""
 
     ms: float = _amount("ms", 10.0, MAX_MS, low=MIN_PACED_MS)
 
     def must_be(self, dials: Dials) -> str | None:
         """Refuse ranks without connections."""
         return Fault.must_be(self, dials) if dials.broadcasts else _BROADCASTS
+
+    def pace(self, target: Target, to: Collection[int]) -> AbstractContextManager[object]:
+        """Pace what this process sends to some ranks, so that a layer takes :attr:`ms`."""
+        return target.links.paced(to, target.layer_bytes / (self.ms * 1e-3))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowLink(Paced):
+    """A receiver with a slow link. The kernel paces what is sent to it, so nothing else of it is slow."""
+
+    kind = "slow-link"
+    about = "has a slow link: each transfer to it takes `ms` (10)"
 
     def sentence(self, rank: int) -> str:
         """Return "each transfer to rank 1 takes 10 ms"."""
@@ -293,21 +302,15 @@ class SlowLink(Fault):
 
     def imposed(self, target: Target) -> AbstractContextManager[object] | None:
         """Pace what this process sends to the ranks of the fault."""
-        return target.links.paced(self.ranks, target.layer_bytes / (self.ms * 1e-3))
+        return self.pace(target, self.ranks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SlowSource(Fault):
+class SlowSource(Paced):
     """A source that sends slowly."""
 
     kind = "slow-source"
     about = "sends slowly: each transfer from it takes `ms` (10)"
-
-    ms: float = _amount("ms", 10.0, MAX_MS, low=MIN_PACED_MS)
-
-    def must_be(self, dials: Dials) -> str | None:
-        """Refuse ranks without connections."""
-        return Fault.must_be(self, dials) if dials.broadcasts else _BROADCASTS
 
     def sentence(self, rank: int) -> str:
         """Return "each transfer from rank 1 takes 10 ms"."""
@@ -315,8 +318,7 @@ class SlowSource(Fault):
 
     def imposed(self, target: Target) -> AbstractContextManager[object] | None:
         """Pace all that this process sends, if it is one of the ranks of the fault."""
-        to = target.links.peers if target.rank in self.ranks else ()
-        return target.links.paced(to, target.layer_bytes / (self.ms * 1e-3))
+        return self.pace(target, target.links.peers if target.rank in self.ranks else ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -376,7 +378,7 @@ class Injector(Closing):
         """Prepare the faults; :meth:`start` starts their clock. All ranks must do this together."""
         self._faults = dict(zip(dials.faults, dials.injected, strict=True))
         self._rank = rank
-        paced = any(isinstance(fault, SlowLink | SlowSource) for fault in self._faults.values())
+        paced = any(isinstance(fault, Paced) for fault in self._faults.values())
         target = Target(rank, Links.find(rank) if paced else NO_LINKS, dials.layer_bytes)
         self._imposed = {text: fault.imposed(target) for text, fault in self._faults.items()}
         self._active: dict[str, ExitStack] = {}

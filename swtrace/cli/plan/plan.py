@@ -19,7 +19,6 @@ from swtrace.cli.arguments import (
     credentials,
     exclusive,
     file_option,
-    not_empty,
     number,
     phase_option,
     refuse_existing,
@@ -31,7 +30,7 @@ from swtrace.cli.console import data, narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.live import live
 from swtrace.cli.plan.asked import bandwidth, budget, chosen_values
-from swtrace.cli.recorded import WARMUP, Salvage, Steps, Warmup, step_range
+from swtrace.cli.recorded import WARMUP, FilesOrRings, Salvage, Steps, Warmup, step_range
 from swtrace.cli.ring_folder import FolderOption
 from swtrace.units import counted
 
@@ -49,15 +48,7 @@ _MAX_RANKS = 4096
 
 
 def plan(
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="A recording, or all parts of a rotated one. Default: the rings of this host.",
-            metavar="[FILE]",
-            show_default=False,
-            parser=not_empty("FILE", Path),
-        ),
-    ] = None,
+    files: FilesOrRings = None,
     *,
     directory: FolderOption = None,
     connect: Annotated[

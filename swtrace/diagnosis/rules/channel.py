@@ -10,7 +10,7 @@ import numpy as np
 from swtrace import units
 from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import Finding, Level
-from swtrace.diagnosis.rule import About, Needs, Rule
+from swtrace.diagnosis.rule import STALLS, About, Needs, Rule
 from swtrace.ledger.channel import SERIAL
 from swtrace.ledger.facts import SeriesFacts, StepFacts
 from swtrace.ledger.planning.repair import Part, Repair
@@ -26,7 +26,7 @@ class Channel(Rule):
     kinds = ("channel_bound", "channel_tight", "channel_share")
     about = About.CAUSE
     needs = Needs.STALLS
-    explains = ("stalled", "partly_hidden", "worst_layer")
+    explains = STALLS
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield one finding if the transfers are known."""

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from swtrace import units
 from swtrace.diagnosis.case import Case
-from swtrace.diagnosis.finding import Finding, Level
-from swtrace.diagnosis.rule import LINKS, About, Needs, Rule
+from swtrace.diagnosis.finding import WORTH, Finding, Level
+from swtrace.diagnosis.rule import LINKS, STALLS, About, Needs, Rule
 from swtrace.ledger.facts import StepFacts
 from swtrace.ledger.planning.repair import Part, Repair
 from swtrace.units import milliseconds, ratio
@@ -22,10 +22,8 @@ _NOTABLE, _OFTEN = 0.02, 0.25
 """In this share of the steps, a rank must lose at least this share of the step: a single long loss is no pattern ..."""
 _OFTEN_LATELY = 0.75
 """... or in this share of the last few, if it has just begun."""
-_EFFECTS = ("stalled", "partly_hidden", "late_issue", "worst_layer", *LINKS)
+_EFFECTS = (*STALLS, "late_issue", *LINKS)
 _FEWEST_STEPS = 8
-_WORTH = 0.02
-"""A finding is a warning if a repair saves at least this for sure."""
 
 
 class CoresTaken(Rule):
@@ -55,7 +53,7 @@ class CoresTaken(Rule):
         waits = "waits" if len(found) == 1 else "wait"
         yield Finding(
             "cores_taken",
-            Level.NOTE if saving is not None and saving.low < _WORTH else Level.WARNING,
+            Level.NOTE if saving is not None and saving.low < WORTH else Level.WARNING,
             f"{ranks} {waits} for a CPU {'' if len(found) == 1 else 'up to '}{ratio(worst.share)} of step time while "
             f"ready to run ({milliseconds(worst.ns_per_step)} per step).",
             {"run_delay_share": worst.share, "run_delay_ns_per_step": worst.ns_per_step},

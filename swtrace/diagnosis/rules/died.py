@@ -8,7 +8,7 @@ from swtrace import units
 from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import Finding, Level
 from swtrace.diagnosis.rule import About, Rule
-from swtrace.diagnosis.standing import blockers, standing, standings, waits_in_words
+from swtrace.diagnosis.standing import blockers, standing, waits_in_words
 
 
 class Died(Rule):
@@ -24,7 +24,7 @@ class Died(Rule):
         if not dead:
             return
         last = [(rank.key.rank, standing(rank, before_its_end=True)) for rank in dead]
-        among = standings(case.ranks.values())
+        among = case.standings
         gone = {rank.key for rank in dead}
         held = [each for each in among.values() if gone.intersection(blockers(each, among)[0])]
         ranks = units.listed("Rank", [facts.named(rank) for rank, _ in last])

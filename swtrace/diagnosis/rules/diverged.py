@@ -9,7 +9,7 @@ from swtrace import units
 from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import Finding, Level
 from swtrace.diagnosis.rule import About, Rule
-from swtrace.diagnosis.standing import Doing, Standing, standings
+from swtrace.diagnosis.standing import Doing, Standing
 
 _CLOCKS_APART_NS = 100_000_000
 """Instants of two hosts are compared by their calendar clocks, which may differ by this much."""
@@ -39,7 +39,7 @@ class Diverged(Rule):
         them. So between two ranks there is at most one lap of the circle for each of these.
         """
         facts = case.facts
-        among = [each for each in standings(case.ranks.values()).values() if each.doing is not Doing.GONE]
+        among = [each for each in case.standings.values() if each.doing is not Doing.GONE]
         counted = [(issued, each) for each in among if (issued := each.issued(facts.ranks[0].info)) is not None]
         if len(counted) < 2:  # noqa: PLR2004 - there is nothing to compare
             return

@@ -10,7 +10,7 @@ import numpy as np
 from swtrace import units
 from swtrace.diagnosis.case import Case, bounded
 from swtrace.diagnosis.finding import Finding, Level
-from swtrace.diagnosis.rule import LINKS, About, Needs, Rule
+from swtrace.diagnosis.rule import LINKS, STALLS, About, Needs, Rule
 from swtrace.ledger.facts import CAUSES, Cause
 from swtrace.ledger.planning.repair import Part, Repair
 from swtrace.units import milliseconds, ratio
@@ -33,7 +33,7 @@ class EntrySkew(Rule):
     kinds = ("entry_skew",)
     about = About.CAUSE
     needs = Needs.STALLS
-    explains = ("stalled", "partly_hidden", "late_issue", "worst_layer", *LINKS)
+    explains = (*STALLS, "late_issue", *LINKS)
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield a finding if the lateness is a notable share of step time."""

@@ -9,7 +9,7 @@ import numpy as np
 from swtrace import units
 from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import HIDDEN_BELOW, Finding, Level
-from swtrace.diagnosis.rule import About, Needs, Rule
+from swtrace.diagnosis.rule import STALLS, About, Needs, Rule
 from swtrace.ledger.facts import CAUSES, Cause
 from swtrace.units import milliseconds
 
@@ -26,7 +26,7 @@ class LaunchBound(Rule):
     kinds = ("launch_bound",)
     about = About.CAUSE
     needs = Needs.STALLS
-    explains = ("stalled", "partly_hidden", "worst_layer")
+    explains = STALLS
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield a finding about the rank that stalls most for this reason."""

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from swtrace import units
 from swtrace.diagnosis.case import Case
-from swtrace.diagnosis.finding import HIDDEN_BELOW, Finding, Level
-from swtrace.diagnosis.rule import About, Needs, Rule
+from swtrace.diagnosis.finding import HIDDEN_BELOW, WORTH, Finding, Level
+from swtrace.diagnosis.rule import STALLS, About, Needs, Rule
 from swtrace.ledger.facts import StepFacts
 from swtrace.ledger.planning.repair import Part, Repair, Saving, delayed_by
 from swtrace.units import milliseconds, ratio
@@ -28,11 +28,11 @@ _NOTABLE, _OFTEN = 0.15, 0.1
 """... and by this share in so many of them: a single slow step is no pattern."""
 _MOST = 10.0
 """Slower steps count as this slow, so that a single one is no average."""
-_WORTH, _HARMFUL = 0.02, 0.05
-"""A finding is a warning if a repair saves at least the first for sure, and bad if it probably saves the second."""
+_HARMFUL = 0.05
+"""A finding is bad if a repair probably saves this share of step time."""
 _SURE = 4.0
 """Standard errors by which they must take longer. Of equal ranks, either may take longer by chance."""
-_EFFECTS = ("stalled", "partly_hidden", "channel_bound", "channel_tight", "late_issue", "worst_layer")
+_EFFECTS = (*STALLS, "channel_bound", "channel_tight", "late_issue")
 _FEWEST_STEPS, _FEWEST_TRANSFERS = 8, 16
 _BLOCKS = 8
 """Means of so many blocks of steps say how much the average varies."""
@@ -285,6 +285,6 @@ def _level(case: Case, saving: Saving | None) -> Level:
     if saving is None:
         ratios = [rank.recent.stall_ratio or 0.0 for rank in case.facts.ranks]
         return Level.WARNING if max(ratios) >= HIDDEN_BELOW else Level.NOTE
-    if saving.low < _WORTH:  # no two links are equal, and nobody should be called for a difference that may not matter
+    if saving.low < WORTH:  # no two links are equal
         return Level.NOTE
     return Level.BAD if saving.share >= _HARMFUL else Level.WARNING

@@ -8,7 +8,7 @@ from dataclasses import replace
 from swtrace import units
 from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import HIDDEN_BELOW, Finding, Level
-from swtrace.diagnosis.rule import About, Needs, Rule
+from swtrace.diagnosis.rule import STALLS, About, Needs, Rule
 from swtrace.diagnosis.rules.channel import transfers_known
 from swtrace.ledger.planning.planner import Planner
 from swtrace.units import milliseconds
@@ -27,7 +27,7 @@ class OtherPrefetchStep(Rule):
     kinds = ("prefetch_step", "prefetch_step_no_help")
     about = About.CAUSE
     needs = Needs.STALLS
-    explains = ("stalled", "partly_hidden", "worst_layer")
+    explains = STALLS
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield a finding if the series stalls and the planner can predict."""
@@ -89,7 +89,7 @@ class EffectivePrefetchStep(Rule):
 
     kinds = ("effective_prefetch_step",)
     about = About.CAUSE
-    explains = ("stalled", "partly_hidden", "worst_layer")
+    explains = STALLS
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield one finding about all ranks with the same two prefetch steps."""

@@ -9,7 +9,7 @@ import numpy as np
 from swtrace import units
 from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import Finding, Level
-from swtrace.diagnosis.rule import LINKS, About, Needs, Rule
+from swtrace.diagnosis.rule import LINKS, STALLS, About, Needs, Rule
 from swtrace.ledger.facts import Pattern, Straggler
 from swtrace.ledger.planning.repair import Part, Repair
 from swtrace.ledger.recent import own_ns, sums_of
@@ -34,7 +34,7 @@ class Stragglers(Rule):
     kinds = ("straggler",)
     about = About.CAUSE
     needs = Needs.STEPS
-    explains = ("stalled", "partly_hidden", "late_issue", "worst_layer", *LINKS)
+    explains = (*STALLS, "late_issue", *LINKS)
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield a finding for each set of ranks that are slow together."""
