@@ -10,7 +10,7 @@ from swtrace.diagnosis.finding import Finding, Level
 from swtrace.diagnosis.process import stopped
 from swtrace.diagnosis.rule import About, Rule
 from swtrace.diagnosis.silence import SHORTEST_NS, silence_ns
-from swtrace.diagnosis.standing import Doing, Standing, blockers, standings, waits_in_words
+from swtrace.diagnosis.standing import Doing, Standing, blockers, waits_in_words
 from swtrace.trace.identity import RankKey
 
 _STACKS = "`swtrace diagnose --stacks` shows where its Python code stands."
@@ -25,7 +25,7 @@ class Hung(Rule):
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Follow who waits for whom to the ranks that wait for nothing of ours, and name these."""
-        among = standings(case.ranks.values())
+        among = case.standings
         late = [each for each in among.values() if each.behind and case.facts.key == each.series]
         if any(each.device_age_ns >= SHORTEST_NS for each in late) and not any(
             rank.died for rank in case.ranks.values()
@@ -135,7 +135,6 @@ def _frozen(case: Case, roots: Sequence[Standing], held: Sequence[Standing], evi
     root, are = roots[0], "is" if len(roots) == 1 else "are"
     where = root.place if root.in_step else f"before step {root.step:,}"
     return _finding(
-        case,
         roots,
         f"{_named(case, roots)} {are} stopped by a signal or a debugger, {where},",
         evidence,
@@ -147,7 +146,6 @@ def _frozen(case: Case, roots: Sequence[Standing], held: Sequence[Standing], evi
 def _transport(case: Case, root: Standing, held: Sequence[Standing], evidence: Sequence[str]) -> Finding:
     issued = "every rank has issued it" if case.facts.lockstep else "no other rank is needed for that"
     return _finding(
-        case,
         [root],
         f"{_named(case, [root])} is {root.activity}, although {issued}: nothing has moved",
         evidence,
@@ -166,7 +164,6 @@ def _absent(case: Case, roots: Sequence[Standing], held: Sequence[Standing], evi
     else:
         what = f"{'not begun' if late else 'ended'} step {first.step:,}, in which"
     return _finding(
-        case,
         roots,
         f"{_named(case, roots)} {'has' if len(roots) == 1 else 'have'} {what} "
         f"rank {case.facts.named(first.key.rank)} has waited",
@@ -183,7 +180,6 @@ def _by_itself(case: Case, held: Sequence[Standing], absent: Sequence[Standing])
     """Return the finding about few ranks in a collective that most ranks have not entered."""
     are, other = ("is", "no other rank has") if len(held) == 1 else ("are", "no further rank has")
     return _finding(
-        case,
         held,
         f"{_named(case, held)} {are} {held[0].activity}, which {other} entered,",
         tuple(waits_in_words(each, {}, case.facts) for each in absent),
@@ -203,7 +199,6 @@ def _left_behind(case: Case, overtaken: Sequence[Standing], passed: Sequence[Sta
     else:
         what = f"{'hangs' if len(together) == 1 else 'hang'} {root.activity},"
     return _finding(
-        case,
         together,
         f"{_named(case, together)} {what}",
         tuple(
@@ -222,7 +217,6 @@ def _busy(case: Case, roots: Sequence[Standing], held: Sequence[Standing], evide
     together = _beside(root, roots)
     inferred = root.doing is Doing.COMPUTING and any(each.doing is Doing.IN_COLLECTIVE for each in held)
     return _finding(
-        case,
         together,
         f"{_named(case, together)} {'hangs' if len(together) == 1 else 'hang'} {root.activity},",
         evidence,
@@ -236,7 +230,6 @@ def _alone(case: Case, silent: Sequence[Standing]) -> Finding:
     """Return the finding about ranks that make no progress, without a rank that waits for one of them."""
     together = _beside(silent[0], silent)
     return _finding(
-        case,
         together,
         f"{_named(case, together)} {'hangs' if len(together) == 1 else 'hang'} {silent[0].activity},",
         tuple(waits_in_words(each, {}, case.facts) for each in silent if each not in together),
@@ -248,7 +241,6 @@ def _alone(case: Case, silent: Sequence[Standing]) -> Finding:
 
 def _circular(case: Case, chain: Sequence[Standing], among: Mapping[RankKey, Standing]) -> Finding:
     return _finding(
-        case,
         chain,
         f"{_named(case, chain)} have waited for each other",
         tuple(waits_in_words(each, among, case.facts) for each in chain),
@@ -260,7 +252,6 @@ def _circular(case: Case, chain: Sequence[Standing], among: Mapping[RankKey, Sta
 def _unobserved(case: Case, waiter: Standing, unknown: Sequence[int], evidence: Sequence[str]) -> Finding:
     ranks = [rank for rank in unknown if rank == waiter.source] or list(unknown)
     return _finding(
-        case,
         [waiter],
         f"{_named(case, [waiter])} is {waiter.activity}; {units.listed('rank', ranks)} cannot be seen from here, and "
         "that has lasted",
@@ -288,7 +279,6 @@ def _on_device(case: Case, late: Sequence[Standing], silent: Sequence[Standing])
         root = min(hosts, key=_furthest_behind)
         together = _beside(root, hosts)
         return _finding(
-            case,
             together,
             f"{_named(case, together)} {'hangs' if len(together) == 1 else 'hang'} {root.activity}: "
             f"the device of rank {case.facts.named(first.key.rank)} has not completed step {step:,}",
@@ -303,7 +293,6 @@ def _on_device(case: Case, late: Sequence[Standing], silent: Sequence[Standing])
     one = len(late) == 1
     which = f"The device of {named} has" if one else f"The devices of {named} have"
     return _finding(
-        case,
         late,
         f"{which} not completed step {step:,}, which {'its host has' if one else 'their hosts have'} launched,",
         on_devices,
@@ -323,7 +312,6 @@ def _named(case: Case, roots: Sequence[Standing]) -> str:
 
 
 def _finding(
-    case: Case,
     roots: Sequence[Standing],
     sentence: str,
     evidence: Sequence[str],
@@ -340,7 +328,7 @@ def _finding(
         "hung",
         Level.BAD,
         f"{sentence} for {units.age(lasting_ns)}.",
-        {"age_ns": lasting_ns, "waiting_ranks": len(held), "limit_ns": silence_ns(case.steps, waited=bool(held))},
+        {"age_ns": lasting_ns, "waiting_ranks": len(held)},
         ranks=tuple(ranks or (each.key.rank for each in roots)),
         layer=root.layer,
         advice=advice,
