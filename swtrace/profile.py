@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from swtrace.errors import ProfileError
+from swtrace.trace.identity import BROADCAST, PULL
 
 FORMAT = "swtrace profile"
 """Under the key ``format`` of every profile."""
 VERSION = 1
-BROADCAST, PULL = FAMILIES = ("broadcast", "pull")
+FAMILIES = (BROADCAST, PULL)
+"""Kinds of transfers that a profile has."""
 CLOCKS = ("host", "device")
 _MAX_BYTES = 1 << 24
 """Largest file that is read."""

@@ -98,12 +98,12 @@ class Share:
 ALL_LAYERS = Share()
 
 
-def extent(layers: Sequence[int], start: int, stack: int) -> str:
-    """Return in words which layers are shared of a rank's ``stack`` decoder layers from ``start`` on."""
+def extent(layers: Sequence[int], start: int, stack: int, selected: str = "shared") -> str:
+    """Return in words which layers are ``selected`` of a rank's ``stack`` decoder layers from ``start`` on."""
     whole = f"layers {start}-{start + stack - 1}"
     if len(layers) == stack:
         return whole
-    return f"{len(layers)} of {whole if start else f'{stack} layers'} shared"
+    return f"{len(layers)} of {whole if start else f'{stack} layers'} {selected}"
 
 
 def runs(layers: tuple[int, ...]) -> str:

@@ -24,6 +24,7 @@ import torch
 from torch._C._dynamo import eval_frame
 
 from swtrace.errors import OrderError
+from swtrace.series.watched import forget_watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +61,7 @@ def arrived(number: int) -> int:
 def forget() -> None:
     """Close every series and restart the numbers, because this process is about to build another model."""
     with ExitStack() as stack:
+        stack.callback(forget_watched)
         for series in reversed(numbered()):  # each is closed, even if others raise
             stack.callback(series.close)
         _numbered.clear()

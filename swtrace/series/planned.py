@@ -87,7 +87,7 @@ def _differences(plan: PlanFile, info: SeriesInfo, model: str) -> Iterator[str]:
     of_settings = [
         ("prefetch step", info.prefetch_step, wanted.prefetch_step),
         ("windows", info.windows, wanted.windows),
-        ("transport", info.family, wanted.transport),
+        ("transport", info.kind, wanted.transport),
     ]
     of_conditions = [
         ("ranks", len(info.group_ranks), conditions.ranks),

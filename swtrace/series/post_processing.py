@@ -52,7 +52,8 @@ from swtrace.series.torch_transport import TorchTransport
 from swtrace.series.transport import RECEIVER
 from swtrace.series.unshared import unshared
 from swtrace.settings import Settings
-from swtrace.trace.identity import SeriesInfo
+from swtrace.share import NONE
+from swtrace.trace.identity import BROADCAST, PULL, SeriesInfo
 from swtrace.trace.share_folder import ShareFolder, folder_name
 
 if TYPE_CHECKING:
@@ -301,7 +302,7 @@ class PostProcessing:
             clock=transport.clock.name.lower(),
             layer_bytes=layer_bytes,
             owned_layers=sum(layer.owned for layer in layers),
-            kind="none" if constants.observed else "copy" if transport.rendezvous == RECEIVER else "broadcast",
+            kind=NONE if constants.observed else PULL if transport.rendezvous == RECEIVER else BROADCAST,
             queue=transport.queue,
             tag_bytes=tag_bytes,
         )

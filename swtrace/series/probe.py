@@ -28,13 +28,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 
 from swtrace.errors import TransportError
-from swtrace.profile import BROADCAST, PULL, Direction, Profile, Spread, Timing
+from swtrace.profile import Direction, Profile, Spread, Timing
 from swtrace.series.communicator import GLOO, backend
 from swtrace.series.pull.copier import Copier
 from swtrace.series.pull.publication import Publication, tensor_of
 from swtrace.series.torch_transport import TorchTransport
 from swtrace.settings import Settings
 from swtrace.trace.clocks import now_ns, own_clock
+from swtrace.trace.identity import BROADCAST, PULL
 from swtrace.trace.share_folder import ShareFolder, folder_name
 from swtrace.units import listed, size
 from swtrace.version import __version__

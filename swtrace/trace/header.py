@@ -18,7 +18,7 @@ from typing import Any
 from swtrace.errors import RingFormatError, RingFullError
 from swtrace.plan_file import Interval
 from swtrace.trace import schema
-from swtrace.trace.identity import Planned, RankIdentity, SeriesInfo, UntracedRank, Workload
+from swtrace.trace.identity import Offload, Planned, RankIdentity, SeriesInfo, UntracedRank, Workload
 
 MAX_LAYERS = 4096
 MAX_GROUP = 4096
@@ -232,6 +232,7 @@ def decode_series(slot: bytes) -> tuple[SeriesInfo, int]:
             for rank in fields.objects("untraced", MAX_GROUP)
         ),
         planned=_decode_planned(fields),
+        offload=_decode_offload(fields),
     )
     first_window = fields.integer("first_window", 0, schema.WINDOW_SLOTS)
     reserved = 0 if refused else info.window_count
@@ -255,6 +256,18 @@ def _decode_planned(series: _Fields) -> Planned | None:
         phase=fields.text("phase"),
         tokens=None if fields.absent("tokens") else fields.number("tokens"),
         differs=fields.text("differs"),
+    )
+
+
+def _decode_offload(series: _Fields) -> Offload | None:
+    if series.absent("offload"):
+        return None
+    fields = series.object("offload")
+    return Offload(
+        group_size=fields.integer("group_size", 1, MAX_LAYERS),
+        num_in_group=fields.integer("num_in_group", 1, MAX_LAYERS),
+        buffer_bytes=fields.integer("buffer_bytes", 0, 1 << 48),
+        pinned=fields.boolean("pinned"),
     )
 
 
@@ -295,6 +308,12 @@ class _Fields:
         value = self._values.get(name, absent)
         if type(value) is not int or not low <= value <= high:
             raise RingFormatError(f"damaged ring ({name} is not an integer from {low} to {high})")
+        return value
+
+    def boolean(self, name: str) -> bool:
+        value = self._values.get(name)
+        if type(value) is not bool:
+            raise RingFormatError(f"damaged ring ({name} is neither true nor false)")
         return value
 
     def absent(self, name: str) -> bool:

@@ -11,6 +11,10 @@ from swtrace.plan_file import Interval
 from swtrace.share import NONE, Share, extent
 from swtrace.trace.clocks import clock_name
 
+BROADCAST, PULL, H2D = KINDS = ("broadcast", "pull", "h2d")
+"""Kinds of transfers: a broadcast to all ranks, a rank's own copy from the owner's memory, and a copy from host memory
+to the device that other code makes, and that is only watched."""
+
 
 class RankKey(NamedTuple):
     """Identifies a rank across all runs that a reader sees: run id and global rank."""
@@ -123,6 +127,20 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
+class Offload:
+    """How layers that are copied from host memory were chosen, and what they are copied into."""
+
+    group_size: int
+    """Decoder layers per group."""
+    num_in_group: int
+    """How many of each group are offloaded: the last ones."""
+    buffer_bytes: int
+    """Bytes of all buffers on the device."""
+    pinned: bool
+    """Whether the host's memory is pinned. Otherwise a copy blocks the host and is not asynchronous."""
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesInfo:
     """The constants of one series on one rank, written once into the ring's series table."""
 
@@ -141,7 +159,7 @@ class SeriesInfo:
     """Global ranks of the group, in group order: ``group_ranks[group rank] = global rank``."""
     rank_in_group: int
     transport: str
-    """``gloo``, ``nccl``, ``ideal``, ``pull``, ...; ``none`` if the series is only observed."""
+    """``gloo``, ``nccl``, ``ideal``, ``pull``, ``h2d``, ...; ``none`` if the series is only observed."""
     rendezvous: str
     """Who must have issued an operation before its data can move: ``source`` (the source and the receiver), ``tree``
     (these and the ranks on the way: gloo), ``group`` (all ranks, in collectives that need everyone) or ``receiver``
@@ -149,12 +167,11 @@ class SeriesInfo:
     clock: str
     """``host``, ``virtual`` or ``device``."""
     layer_bytes: int
-    """Bytes of one layer's weight, which is what one broadcast moves, apart from a tag."""
+    """Bytes of one layer's weight, which is what one transfer moves, apart from a tag. If layers differ, their mean."""
     owned_layers: int
     """Number of layers whose weight this rank stores."""
-    kind: str = "broadcast"
-    """What fills the windows: ``broadcast``, or ``copy`` in a pull series. Other prefetchers write the same records
-    with another kind."""
+    kind: str = BROADCAST
+    """What fills the windows: one of :data:`KINDS`, or ``none`` if the series is only observed."""
     refused: str = ""
     """Why the series was requested but is not shared; empty if it is shared."""
     queue: str = "receiver"
@@ -167,16 +184,13 @@ class SeriesInfo:
     """Ranks of the group that reported that they record nothing of this series, so readers need not wait for them."""
     planned: Planned | None = None
     """None if the rank was started without a plan for this series."""
+    offload: Offload | None = None
+    """Only if the kind is ``h2d``."""
 
     @property
     def shared(self) -> bool:
         """Whether the layers are shared. Otherwise the series is observed: each rank stores all of them."""
         return self.transport != NONE
-
-    @property
-    def family(self) -> str:
-        """The kind of transport, as ``SWTRACE_TRANSPORT`` names it: ``broadcast`` or ``pull``; empty if observed."""
-        return "" if not self.shared else "broadcast" if self.lockstep else "pull"
 
     def layers_of(self, share: Share) -> tuple[int, ...]:
         """Return the layers of this rank's stack that a share selects, by absolute index."""
@@ -190,19 +204,24 @@ class SeriesInfo:
     @property
     def layer_term(self) -> str:
         """What positions and the prefetch step count, in words."""
-        return "layer" if self.num_layers == self.stack_layers else "shared layer"
+        return "layer" if self.num_layers == self.stack_layers else f"{self._selected} layer"
 
     @property
     def extent(self) -> str:
-        """Which layers are shared, in words: ``layers 0-60``, or ``31 of 61 layers shared``."""
-        return extent(self.layers, self.start_layer, self.stack_layers)
+        """Which layers are shared, in words: ``layers 0-60``, or ``31 of 61 layers shared``, or ``offloaded``."""
+        return extent(self.layers, self.start_layer, self.stack_layers, self._selected)
+
+    @property
+    def _selected(self) -> str:
+        return "offloaded" if self.kind == H2D else "shared"
 
     @property
     def sharing(self) -> str:
         """How the layers are shared, in words: ``prefetch step 1, static windows, gloo``; or that they are not."""
         if not self.shared:
             return "observed, not shared"
-        return f"prefetch step {self.prefetch_step}, {self.windows} windows, {self.transport}"
+        windows = f"{self.windows} windows" if self.kind != H2D else f"{self.window_count} buffers"
+        return f"prefetch step {self.prefetch_step}, {windows}, {self.transport}"
 
     @property
     def lockstep(self) -> bool:
@@ -215,7 +234,7 @@ class SeriesInfo:
     @property
     def moves(self) -> str:
         """What brings a layer into a window, for sentences: ``broadcast`` or ``copy``."""
-        return "broadcast" if self.lockstep else "copy"
+        return BROADCAST if self.kind == BROADCAST else "copy"
 
     @property
     def owned_bytes(self) -> int:
@@ -225,6 +244,8 @@ class SeriesInfo:
     @property
     def window_bytes(self) -> int:
         """Bytes of this rank's windows."""
+        if self.offload is not None:
+            return self.offload.buffer_bytes
         return self.window_count * (self.layer_bytes + self.tag_bytes)
 
     @property

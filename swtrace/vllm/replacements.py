@@ -174,7 +174,7 @@ def _group() -> list[Replacement]:
 
 
 def _offloader(chosen: Any) -> Any:
-    """Return the series offloader, or the one that vLLM chose if nothing can be shared."""
+    """Return the offloader that shares, observes or watches, or the one that vLLM chose if none can."""
     from vllm.config import get_current_vllm_config
 
     vllm_config = get_current_vllm_config()
@@ -190,18 +190,21 @@ def _offloader(chosen: Any) -> Any:
     from swtrace.vllm.lifecycle import refuse_loading, watch_worker
     from swtrace.vllm.observing import ObservingOffloader
     from swtrace.vllm.offloader import SeriesOffloader
+    from swtrace.vllm.prefetch import PrefetchWatcher, prefetches
     from swtrace.vllm.steps import mark_steps
     from swtrace.vllm.worker_identity import share_nothing
 
+    watches = prefetches(chosen) and not settings.share.observes
     try:
         _refuse_incomplete_vllm()
-        if settings.share.observes:
+        if settings.share.observes or watches:
             refuse_to_observe(vllm_config)
         else:
             _refuse_partial_world()
             refuse_engine(vllm_config, chosen)
             refuse_loading(vllm_config)
-        split_graphs(vllm_config)
+        if not watches:
+            split_graphs(vllm_config)
         mark_steps()
         mark_collectives()
         watch_worker()
@@ -209,6 +212,8 @@ def _offloader(chosen: Any) -> Any:
         decline(str(refusal), settings, vllm_config)
         share_nothing(explained(refusal), settings, vllm_config)
         return chosen
+    if watches:
+        return PrefetchWatcher(settings, vllm_config, chosen)
     if settings.share.observes:
         return ObservingOffloader(settings, vllm_config, chosen)
     return SeriesOffloader(settings, vllm_config)

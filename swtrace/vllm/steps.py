@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from swtrace.series import recording
 from swtrace.series.operations import forget, numbered
+from swtrace.series.watched import watched
 from swtrace.trace.schema import Phase
 from swtrace.vllm.engine import delegating_method
 from swtrace.vllm.groups import Unobservable
@@ -94,6 +95,8 @@ def phase(scheduler_output: Any) -> Phase:
 def _step(batch: dict[str, Any], forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     running = [series for series in numbered() if series.post_processed]
     with ExitStack() as stack:
+        for copies in watched():
+            stack.enter_context(copies.step(**batch))
         for series in running:
             stack.enter_context(series.step(**batch))
         try:

@@ -463,4 +463,4 @@ def test_each_rank_of_a_pull_series_counts_its_own_steps(tmp_path: Path) -> None
     assert causes == {"transfer"}
     assert not families["swtrace_straggler_excess_ratio"].samples
     about = {(sample.labels["transport"], sample.labels["kind"]) for sample in families["swtrace_series_info"].samples}
-    assert about == {("pull", "copy")}
+    assert about == {("pull", "pull")}

@@ -11,8 +11,9 @@ from swtrace.ledger.facts import StepFacts
 from swtrace.ledger.planning.contention import CROWDING, SLOWDOWN
 from swtrace.ledger.planning.planner import OVERHEAD_NS, Planner
 from swtrace.ledger.planning.prediction import Candidate
-from swtrace.profile import BROADCAST, PULL, Profile, Spread, Timing
+from swtrace.profile import Profile, Spread, Timing
 from swtrace.share import Share
+from swtrace.trace.identity import BROADCAST, PULL
 from tests.support.feeding import feed, ledger
 from tests.support.schedules import BYTES
 from tests.support.simulated_contention import Sharing, run

@@ -236,7 +236,7 @@ class PullRun(RecordedRun):
 
     def described(self, rank: int) -> SeriesInfo:
         """Return the series as a rank describes it when it makes its ring."""
-        return series_info(rank, self.ranks, transport="pull", rendezvous="receiver", kind="copy")
+        return series_info(rank, self.ranks, transport="pull", rendezvous="receiver", kind="pull")
 
     def write_each(self, *steps: int) -> None:
         """Write as many steps of each rank as given."""

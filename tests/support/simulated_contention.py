@@ -100,7 +100,7 @@ class _Simulation:
         sharing = self.sharing
         described = info(rank, sharing.ranks, len(self.shared), sharing.prefetch_step, queue="receiver")
         described = replace(described, layers=self.shared, stack_layers=sharing.layers)
-        return replace(described, transport="pull", rendezvous="receiver", kind="copy") if sharing.pull else described
+        return replace(described, transport="pull", rendezvous="receiver", kind="pull") if sharing.pull else described
 
     def _program(self) -> list[tuple[str, int]]:
         """Return the stages of a step: reach, wait, or the end of a layer."""

@@ -68,7 +68,7 @@ class PullSchedule(Schedule):
 def pull_info(rank: int, ranks: int, layers: int, k: int) -> SeriesInfo:
     """Return a rank's description of a pull series."""
     described = info(rank, ranks, layers, k, rendezvous="receiver", queue="receiver")
-    return replace(described, transport="pull", kind="copy")
+    return replace(described, transport="pull", kind="pull")
 
 
 def simulate_pull(

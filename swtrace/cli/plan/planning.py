@@ -47,7 +47,7 @@ class Question:
 
     def _transports(self, info: SeriesInfo) -> tuple[str, ...]:
         """Return the transports that the run or the profile used; all of them if neither says."""
-        used = {info.family} if info.shared else set()
+        used = {info.kind} if info.shared else set()
         if self.profile is not None:
             used |= {timing.family for timing in self.profile.timings}
         return tuple(family for family in FAMILIES if family in used) or FAMILIES

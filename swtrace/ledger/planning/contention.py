@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.rendezvous import RECEIVER
-from swtrace.profile import BROADCAST, PULL
+from swtrace.trace.identity import BROADCAST, PULL
 
 _Float = npt.NDArray[np.float64]
 

@@ -27,9 +27,9 @@ from swtrace.ledger.planning.replay import Replayed, Settings, replay
 from swtrace.ledger.planning.workload import Workload, consecutive, measure
 from swtrace.ledger.rendezvous import RECEIVER, TREE
 from swtrace.placement import OWNED, rolling_window_count, source_rank, static_windows
-from swtrace.profile import BROADCAST, PULL, Profile, Timing
+from swtrace.profile import Profile, Timing
 from swtrace.share import ALL_LAYERS, Share
-from swtrace.trace.identity import SeriesInfo
+from swtrace.trace.identity import BROADCAST, PULL, SeriesInfo
 from swtrace.trace.schema import Clock
 
 _Float = npt.NDArray[np.float64]
@@ -185,10 +185,10 @@ class Planner:
         if not infos or infos[0] is None:
             return None
         info = infos[0]
-        overhead = _overhead_ns(info.family, profile, info.layer_bytes)
+        overhead = _overhead_ns(info.kind, profile, info.layer_bytes)
         contention = None
         if on_device(info):  # work there does not wait for a core
-            contention = _probed_contention(info.family, profile)
+            contention = _probed_contention(info.kind, profile)
         workloads = [measure(run, info, overhead_ns=overhead, contention=contention) for run in runs]
         return cls(info, workloads, profile, scale_compute, bandwidth)
 
@@ -238,7 +238,7 @@ class Planner:
         self, candidate: Candidate, layers: Sequence[int], step: float, ratio: float
     ) -> tuple[float, float]:
         """Return standard deviations of step time, as a share, and stall ratio, if the run had no such transfers."""
-        if not layers or candidate.transport == self._info.family or self._bandwidth is not None:
+        if not layers or candidate.transport == self._info.kind or self._bandwidth is not None:
             return 0.0, 0.0
         longer_step, longer_ratio = self._corrected(
             self._replay(candidate, self._scale, longer=1 + DOUBT_OF_PROFILE), layers
@@ -360,7 +360,7 @@ class Planner:
         layers = self._layers(candidate.share)
         source = np.array([source_rank(info.start_layer + p, candidate.ranks) for p in range(len(layers))], np.int64)
         family = candidate.transport
-        same = family == info.family
+        same = family == info.kind
         contention = self._contention(family, workload)
         if crowding is not None:
             contention = replace(contention, crowding=crowding)
@@ -377,7 +377,7 @@ class Planner:
 
     def _contention(self, family: str, workload: Workload) -> Contention:
         """Return how transfers and computes slow each other down: as measured, or as probed if the run had none."""
-        if family == self._info.family:
+        if family == self._info.kind:
             return Contention.like(workload.contention, family, on_device=on_device(self._info))
         compute = np.full(len(workload.ranks), _probed_contention(family, self._profile))
         guess = Contention.like(compute, family, on_device=on_device(self._info))
@@ -410,7 +410,7 @@ class Planner:
             if bandwidth is not None:
                 found[:, row, wanted] = 1e9 * self._info.layer_bytes / bandwidth
                 continue
-            if family != self._info.family:
+            if family != self._info.kind:
                 drawn = _drawn_ns(family, self._profile, self._info.layer_bytes, (workload.steps, len(wanted)))
                 found[:, row, wanted] = drawn
                 continue
@@ -435,7 +435,7 @@ class Planner:
                 f"not {len(layers)}"
             )
         if (
-            candidate.transport != info.family
+            candidate.transport != info.kind
             and self._bandwidth is None
             and _timing(candidate.transport, self._profile, 1) is None
         ):
@@ -475,7 +475,9 @@ def _own_settings(info: SeriesInfo) -> Candidate:
     """Return the settings of the run."""
     whole = len(info.layers) == info.stack_layers
     share = UNSHARED if not info.shared else ALL_LAYERS if whole else Share.of_layers(info.layers)
-    return Candidate(share, info.prefetch_step, info.family or BROADCAST, info.windows, len(info.group_ranks))
+    return Candidate(
+        share, info.prefetch_step, (info.kind if info.shared else BROADCAST), info.windows, len(info.group_ranks)
+    )
 
 
 def _overhead_ns(family: str, profile: Profile | None, layer_bytes: int) -> float:

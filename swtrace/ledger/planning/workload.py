@@ -198,7 +198,7 @@ def measure(
         delayed = np.clip(run_delay.sum(axis=0) - wake.sum(axis=(0, 2)), 0.0, overlap)
         unknown = np.maximum(0.0, _ENOUGH * compute - overlap) if receiver.any() else 0.0
         shown = (delayed + _TYPICAL * unknown) / np.maximum(1.0, overlap + unknown)
-        contended = np.minimum(shown, MOST_CONTENTION.get(info.family, 0.0))
+        contended = np.minimum(shown, MOST_CONTENTION.get(info.kind, 0.0))
     else:
         contended = np.full(len(ranks), contention)
     to_reach, to_linear, tail = (

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swtrace.ledger.planning.contention import SLOWDOWN, Busy, Contention, beside
-from swtrace.profile import BROADCAST, PULL
+from swtrace.trace.identity import BROADCAST, PULL
 
 INTERVALS = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=12)
 """Begins and lengths."""

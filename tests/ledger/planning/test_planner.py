@@ -9,8 +9,9 @@ import pytest
 
 from swtrace.ledger.planning.planner import DRIFT, DRIFT_OF_STALL, FEWEST_STEPS, Planner, memory_bytes
 from swtrace.ledger.planning.prediction import Interval
-from swtrace.profile import PULL, Spread
+from swtrace.profile import Spread
 from swtrace.share import Share
+from swtrace.trace.identity import PULL
 from tests.support.planning import LAYERS, Ran, candidate, pull_profile, ran, uneven
 from tests.support.schedules import BYTES
 

@@ -7,7 +7,7 @@ import pytest
 
 from swtrace.ledger.planning.contention import MOST_CONTENTION
 from swtrace.ledger.planning.workload import Workload, consecutive, measure
-from swtrace.profile import PULL
+from swtrace.trace.identity import PULL
 from tests.support.planning import LAYERS, Ran, ran, uneven
 
 

@@ -230,7 +230,7 @@ def test_the_facts_of_real_ranks_that_pull_are_their_own(tmp_path: Path) -> None
     seen.close()
     assert [rank.totals.steps for rank in facts.ranks] == list(steps)
     assert [(rank.info.transport, rank.info.kind, rank.totals.sent) for rank in facts.ranks] == [
-        ("pull", "copy", 0)
+        ("pull", "pull", 0)
     ] * 3
     assert facts.pending_steps == 0
     for rank in facts.ranks:
