@@ -125,6 +125,15 @@ class SimulatedStream:
                 raise self._device.spoil("wait in a capture for an event that was recorded outside of it")
             self.waits += (event.marker,)
 
+    def record_event(self, event: SimulatedEvent) -> SimulatedEvent:
+        """Record ``event`` behind all work so far, as ``torch.cuda.Stream`` does."""
+        event.record(self)
+        return event
+
+    def wait_stream(self, stream: SimulatedStream) -> None:
+        """Let further work come after all that ``stream`` was given so far."""
+        self.wait_event(stream.record_event(SimulatedEvent(self._device, timed=False)))
+
     def hang(self) -> Work:
         """Enqueue work that does not end before :meth:`SimulatedDevice.release`."""
         return self._device.enqueue(self, Work(self._device.host.now_ns, self.tail(), None))

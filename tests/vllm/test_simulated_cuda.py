@@ -1,0 +1,65 @@
+"""vLLM's offloader on a simulated device runs as arithmetic says, and its published faults really do harm."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("vllm")
+
+from tests.support.device.simulated_device import SimulatedDevice
+from tests.support.vllm.simulated_cuda import Durations, OffloadedModel, Plan, expected
+
+pytestmark = pytest.mark.vllm
+
+
+def run(plan: Plan, durations: Durations, call_ns: int = 0) -> OffloadedModel:
+    with OffloadedModel(plan, durations, SimulatedDevice(call_ns=call_ns)).served() as model:
+        return model.run()
+
+
+@pytest.mark.parametrize("seed", [None, 1, 2])
+@pytest.mark.parametrize("prefetch_step", [1, 2, 3, 4])
+@pytest.mark.parametrize("group_size", range(2, 9))
+def test_each_layer_starts_when_arithmetic_says(group_size: int, prefetch_step: int, seed: int | None) -> None:
+    for pinned, call_ns, parameters in ((True, 0, 1), (True, 1_000, 3), (False, 0, 2)):
+        plan = Plan(group_size=group_size, prefetch_step=prefetch_step, pinned=pinned, parameters=parameters)
+        durations = Durations(copy_ns=2_500_000, seed=seed)
+        starts: dict[tuple[int, int], int] = {}
+        expected(plan, durations, starts)
+        model = run(plan, durations, call_ns)
+        assert model.starts == starts
+        assert not model.stale
+
+
+def test_colliding_slots_are_read_wrong() -> None:
+    plan = Plan(prefetch_step=5, colliding=True)
+    model = run(plan, Durations())
+    assert len(plan.offloaded()) % plan.prefetch_step
+    assert model.stale
+    starts: dict[tuple[int, int], int] = {}
+    expected(plan, Durations(), starts)
+    assert model.starts == starts
+
+
+def test_colliding_is_harmless_where_the_prefetch_step_divides_the_ring() -> None:
+    assert not run(Plan(prefetch_step=4, colliding=True), Durations()).stale
+
+
+def test_a_ring_with_layers_that_never_run_is_read_wrong() -> None:
+    model = run(Plan(prefetch_step=2, running=12), Durations())
+    assert {layer for _, layer in model.stale} == {1, 3}
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_the_fallback_exposes_the_copies_that_were_never_started(seed: int | None) -> None:
+    plan, durations = Plan(prefetch_step=2, running=12, fallback=True), Durations(seed=seed)
+    model = run(plan, durations)
+    starts: dict[tuple[int, int], int] = {}
+    told = expected(plan, durations, starts)
+    assert model.starts == starts
+    assert not model.stale
+    for step in range(1, plan.steps):
+        for position in range(plan.prefetch_step):
+            at = told[step, position]
+            assert at.issued_ns == at.wait_begin_ns
+            assert at.wait_end_ns - at.wait_begin_ns >= durations.copy(step, plan.offloaded()[position])
