@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 pytest.importorskip("vllm")
+
+from vllm.model_executor.offloader.prefetch import PrefetchOffloader
 
 from tests.support.device.simulated_device import SimulatedDevice
 from tests.support.vllm.simulated_cuda import Durations, OffloadedModel, Plan, expected
@@ -63,3 +66,27 @@ def test_the_fallback_exposes_the_copies_that_were_never_started(seed: int | Non
             at = told[step, position]
             assert at.issued_ns == at.wait_begin_ns
             assert at.wait_end_ns - at.wait_begin_ns >= durations.copy(step, plan.offloaded()[position])
+
+
+def test_a_missing_wait_is_read_wrong() -> None:
+    def never_wait(offloader: PrefetchOffloader) -> None:
+        offloader._wait_for_layer = lambda _position: None
+
+    model = OffloadedModel(Plan(), Durations(copy_ns=2_500_000), SimulatedDevice(call_ns=0))
+    with model.served(never_wait):
+        assert model.run().stale
+
+
+def test_a_copy_that_does_not_wait_for_the_forward_spoils_what_it_reads() -> None:
+    def never_fork(offloader: PrefetchOffloader) -> None:
+        offloader.copy_stream.wait_event = lambda _event: None
+
+    model = OffloadedModel(Plan(prefetch_step=2), Durations(), SimulatedDevice(call_ns=0))
+    with model.served(never_fork):
+        assert model.run().stale
+
+
+def test_torch_is_as_before_afterwards() -> None:
+    before = torch.cuda.Stream, torch.cuda.Event, torch.empty_strided, torch.Tensor.is_pinned
+    run(Plan(steps=1), Durations())
+    assert before == (torch.cuda.Stream, torch.cuda.Event, torch.empty_strided, torch.Tensor.is_pinned)

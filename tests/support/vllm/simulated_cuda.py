@@ -44,7 +44,7 @@ def simulated_cuda(device: SimulatedDevice, copy_ns: CopyDuration, *, pinned: bo
     """Serve ``torch.cuda`` from ``device``. Without pinned memory, a copy blocks the host until it is done."""
 
     class Buffer(torch.Tensor):
-        def copy_(self, source: torch.Tensor, non_blocking: bool = False) -> Buffer:  # type: ignore[override]
+        def copy_(self, source: torch.Tensor, *, non_blocking: bool = False) -> Buffer:  # type: ignore[override]
             plain = self.as_subclass(torch.Tensor)
             work = device.compute(
                 copy_ns(source),
@@ -58,7 +58,7 @@ def simulated_cuda(device: SimulatedDevice, copy_ns: CopyDuration, *, pinned: bo
             return self
 
     class Event(SimulatedEvent):
-        def __init__(self, enable_timing: bool = False, **_options: Any) -> None:
+        def __init__(self, *, enable_timing: bool = False, **_options: Any) -> None:
             super().__init__(device, timed=enable_timing)
 
         def record(self, stream: SimulatedStream | None = None) -> None:
@@ -140,7 +140,8 @@ class Durations:
     def _draw(self, what: str, fixed_ns: int, *key: int) -> int:
         if self.seed is None:
             return fixed_ns
-        return random.Random(f"{self.seed} {what} {key}").randrange(fixed_ns // 10, 2 * fixed_ns)
+        drawn = random.Random(f"{self.seed} {what} {key}")  # noqa: S311 - times, not secrets
+        return drawn.randrange(fixed_ns // 10, 2 * fixed_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,47 +162,61 @@ def expected(
     Host calls cost nothing here. That is exact for pinned memory, where the host is ahead of the device, and for
     pageable memory only with ``call_ns=0``.
     """
-    offloaded = plan.offloaded()
-    count, slots = len(offloaded), plan.prefetch_step
-    issued: dict[int, int] = {}
-    ready: dict[int, int] = {}
-    copies: Counter[int] = Counter()
+    copying = _Copying(plan, durations)
+    positions = {layer: position for position, layer in enumerate(plan.offloaded())}
     found: dict[tuple[int, int], Expected] = {}
-    copied_ns = host_ns = now_ns = 0
-
-    def issue(position: int) -> None:
-        nonlocal copied_ns, host_ns
-        issued[position] = max(now_ns, host_ns)
-        copied_ns = max(issued[position], copied_ns) + durations.copy(copies[position], offloaded[position])
-        ready[position] = copied_ns
-        copies[position] += 1
-        if not plan.pinned:
-            host_ns = copied_ns
-
-    def following(position: int) -> int:
-        if plan.colliding or slots >= count:
-            return (position + slots) % count
-        same_slot = range(position % slots, count, slots)
-        return same_slot[(same_slot.index(position) + 1) % len(same_slot)]
-
-    for position in range(min(slots, count)):
-        issue(position)
+    for position in range(min(plan.prefetch_step, len(positions))):
+        copying.issue(position, 0)
+    now_ns = 0
     for step in range(plan.steps):
         for layer in plan.runs():
-            now_ns = max(now_ns, host_ns)
-            position = offloaded.index(layer) if layer in offloaded else None
+            now_ns = max(now_ns, copying.host_ns)
+            position = positions.get(layer)
             if position is not None:
-                if plan.fallback and copies[position] <= step:
-                    issue(position)
-                    now_ns = max(now_ns, host_ns)
-                begin_ns, now_ns = now_ns, max(now_ns, ready[position])
-                found[step, position] = Expected(issued[position], ready[position], begin_ns, now_ns)
+                if plan.fallback and copying.copies[position] <= step:
+                    copying.issue(position, now_ns)
+                begin_ns = max(now_ns, copying.host_ns)
+                ready_ns = copying.ready[position]
+                now_ns = max(begin_ns, ready_ns)
+                found[step, position] = Expected(copying.issued[position], ready_ns, begin_ns, now_ns)
             if starts is not None:
                 starts[step, layer] = now_ns
             now_ns += durations.compute(step, layer)
             if position is not None:
-                issue(following(position))
+                copying.issue(copying.following(position), now_ns)
     return found
+
+
+class _Copying:
+    """Copies in the order in which they are issued, one at a time."""
+
+    def __init__(self, plan: Plan, durations: Durations) -> None:
+        self._plan, self._durations = plan, durations
+        self._offloaded = plan.offloaded()
+        self._end_ns = 0
+        self.host_ns = 0
+        """Until when a copy blocked the host."""
+        self.copies: Counter[int] = Counter()
+        self.issued: dict[int, int] = {}
+        """Per position: when its last copy was issued."""
+        self.ready: dict[int, int] = {}
+
+    def issue(self, position: int, now_ns: int) -> None:
+        self.issued[position] = max(now_ns, self.host_ns)
+        duration_ns = self._durations.copy(self.copies[position], self._offloaded[position])
+        self._end_ns = max(self.issued[position], self._end_ns) + duration_ns
+        self.ready[position] = self._end_ns
+        self.copies[position] += 1
+        if not self._plan.pinned:
+            self.host_ns = self._end_ns
+
+    def following(self, position: int) -> int:
+        """Return the next position in the same slot, from where the last one goes back to the first."""
+        count, slots = len(self._offloaded), self._plan.prefetch_step
+        if self._plan.colliding or slots >= count:
+            return (position + slots) % count
+        same_slot = range(position % slots, count, slots)
+        return same_slot[(same_slot.index(position) + 1) % len(same_slot)]
 
 
 class _Layer(nn.Module):
