@@ -165,8 +165,8 @@ def expected(
     copying = _Copying(plan, durations)
     positions = {layer: position for position, layer in enumerate(plan.offloaded())}
     found: dict[tuple[int, int], Expected] = {}
-    for position in range(min(plan.prefetch_step, len(positions))):
-        copying.issue(position, 0)
+    for first in range(min(plan.prefetch_step, len(positions))):
+        copying.issue(first, 0)
     now_ns = 0
     for step in range(plan.steps):
         for layer in plan.runs():
