@@ -5,21 +5,23 @@
               ready on all its receivers
 ``receiver``  deliveries to other ranks do not matter: the ready of the last delivery to this receiver that
               completed before this one
+``stream``    copies to one rank, one at a time, in the order of their numbers, whatever their positions: the
+              ready of the copy before
 ============  ==========================================================================================
 
 A device stream is ``serial``. gloo runs operations in parallel and is ``receiver``. A rank that was the source of the
 previous operation received nothing from it. With ``serial``, the peers' ready instants then show when the channel was
 free. With ``receiver``, nothing shows it.
 
-Operations are numbered on their communicator. The numbers are consecutive along a step's positions and into the next
-step. If a number is missing, so are records, and the previous operation is unknown.
+Operations are numbered on their communicator. Except in a stream, the numbers are consecutive along a step's positions
+and into the next step. If a number is missing, so are records, and the previous operation is unknown.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +31,7 @@ from swtrace.ledger.pending import Block, Waits
 _Int = npt.NDArray[np.int64]
 _Bool = npt.NDArray[np.bool_]
 
-SERIAL, RECEIVER = "serial", "receiver"
+SERIAL, RECEIVER, STREAM = "serial", "receiver", "stream"
 
 _NUMBERS = 0xFFFFFFFF
 """Operation numbers wrap here."""
@@ -49,17 +51,25 @@ class _Last:
     """``[rank, position]``: ready instants of the last step's deliveries; 0 for other positions."""
 
 
+class Queue(Protocol):
+    """What a channel carried in some steps."""
+
+    def before(self, waits: Waits) -> tuple[_Int, _Bool]:
+        """Return the end of the previous delivery for each wait, and where it is known."""
+
+
 class Channel:
     """The channel of one series. Its state is kept from one block of steps to the next.
 
     Args:
-        kind: ``serial`` or ``receiver``; anything else counts as ``receiver``, which compares fewer ranks.
+        kind: ``serial``, ``stream`` or ``receiver``; anything else counts as ``receiver``, which compares fewer ranks.
         ranks: Size of the group.
         layers: Number of positions.
     """
 
     def __init__(self, kind: str, ranks: int, layers: int) -> None:
         self.serial = kind == SERIAL
+        self._stream = _Copies.none(ranks) if kind == STREAM else None
         rows = 1 if self.serial else ranks
         self._last = _Last(
             number=np.zeros(rows, np.int64),
@@ -69,7 +79,7 @@ class Channel:
             tail_ns=np.zeros((ranks, layers), np.int64),
         )
 
-    def carry(self, block: Block, broadcast: _Bool, own: _Bool) -> Carried:
+    def carry(self, block: Block, broadcast: _Bool, own: _Bool) -> Queue:
         """Return what the channel carried in some steps.
 
         Args:
@@ -77,11 +87,68 @@ class Channel:
             broadcast: ``[step, rank, position]``: a record of a broadcast is available.
             own: ``[step, rank, position]``: the rank is the source.
         """
+        if self._stream is not None:
+            self._stream, before = _Copies.of(block, broadcast), self._stream
+            return InOrder(before.followed_by(self._stream), block)
         carried = Carried(
             serial=self.serial, block=block, broadcast=broadcast, delivery=broadcast & ~own, before=self._last
         )
         self._last = carried.last()
         return carried
+
+
+@dataclass(frozen=True, slots=True)
+class _Copies:
+    """Copies to each rank, ``[rank, copy]``."""
+
+    number: _Int
+    ready_ns: _Int
+    there: _Bool
+
+    @classmethod
+    def none(cls, ranks: int) -> Self:
+        """Return no copies."""
+        return cls(np.zeros((ranks, 0), np.int64), np.zeros((ranks, 0), np.int64), np.zeros((ranks, 0), np.bool_))
+
+    @classmethod
+    def of(cls, block: Block, there: _Bool) -> Self:
+        """Return the copies of some steps."""
+
+        def by_rank(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            return column.transpose(1, 0, 2).reshape(column.shape[1], -1)
+
+        return cls(by_rank(block.operation.astype(np.int64)), by_rank(block.ready_ns), by_rank(there))
+
+    def followed_by(self, others: _Copies) -> _Copies:
+        """Return these copies and the others."""
+        pairs = ((getattr(self, name), getattr(others, name)) for name in ("number", "ready_ns", "there"))
+        return _Copies(*(np.concatenate(pair, axis=1) for pair in pairs))
+
+
+class InOrder:
+    """The copies of a stream in some steps, and in the steps before them."""
+
+    def __init__(self, copies: _Copies, block: Block) -> None:
+        self._copies, self._block = copies, block
+
+    def before(self, waits: Waits) -> tuple[_Int, _Bool]:
+        """Return the end of the copy before for each wait, and where it is known.
+
+        What the stream carried before the first recorded copy is unknown.
+        """
+        end, known = np.zeros(len(waits.rank), np.int64), np.zeros(len(waits.rank), np.bool_)
+        for rank in np.unique(waits.rank).tolist():
+            there = self._copies.there[rank]
+            number, ready_ns = self._copies.number[rank][there], self._copies.ready_ns[rank][there]
+            if not len(number):
+                continue
+            of_rank = np.flatnonzero(waits.rank == rank)
+            wanted = (self._block.operation.reshape(-1)[waits.cell[of_rank]].astype(np.int64) - 1) & _NUMBERS
+            order = np.argsort(number, kind="stable")
+            at = order[np.minimum(np.searchsorted(number, wanted, sorter=order), len(number) - 1)]
+            found = (number[at] == wanted) & (ready_ns[at] > 0)
+            end[of_rank], known[of_rank] = np.where(found, ready_ns[at], 0), found
+        return end, known
 
 
 class Carried:

@@ -176,8 +176,9 @@ class SeriesInfo:
     """Why the series was requested but is not shared; empty if it is shared."""
     queue: str = "receiver"
     """What a delivery queues behind: ``serial`` (the previous operation, until its latest receiver has it, because
-    operations move one at a time) or ``receiver`` (earlier deliveries to the same receiver; in a pull series, what the
-    rank's own copier copied before)."""
+    operations move one at a time), ``stream`` (the copy before, on the one stream that makes all copies) or
+    ``receiver`` (earlier deliveries to the same receiver; in a pull series, what the rank's own copier copied
+    before)."""
     tag_bytes: int = 0
     """Bytes that the ownership check adds to each layer's payload; 0 if the check is off."""
     untraced: tuple[UntracedRank, ...] = ()

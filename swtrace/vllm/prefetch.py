@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-import torch.distributed as dist
 from vllm.model_executor.offloader.base import BaseOffloader
 
 from swtrace.errors import RefusedError, RegistrationError, RingCreateError, RingFullError
@@ -20,14 +19,13 @@ from swtrace.series.watched import WatchedCopies
 from swtrace.trace.identity import H2D, Offload, SeriesInfo
 from swtrace.vllm.configuration import write_outcome
 from swtrace.vllm.layers import layer_range
-from swtrace.vllm.worker_identity import record_model, run_ranks
+from swtrace.vllm.worker_identity import own_rank, record_model
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from torch import nn
 
-    from swtrace.series.device.accelerator import Device
     from swtrace.settings import Settings
 
 logger = logging.getLogger("vllm.swtrace")
@@ -63,7 +61,7 @@ class PrefetchWatcher(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
             if not name.startswith("__") and not name.startswith("_abc"):
                 setattr(self, name, getattr(chosen, name))
         self._modules: list[nn.Module] = []
-        self._copies: WatchedCopies | None = None
+        self.copies: WatchedCopies | None = None
         forget()
         record_model(vllm_config)
 
@@ -89,22 +87,22 @@ class PrefetchWatcher(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
             logger.warning("swtrace does not watch vLLM's prefetch offloader: %s", problem)
 
     def _wait_for_layer(self, layer_idx: int) -> None:
-        if self._copies is None:
+        if self.copies is None:
             self._chosen._wait_for_layer(layer_idx)  # noqa: SLF001 (vLLM's custom ops call it by this name)
             return
-        self._copies.waits(layer_idx, lambda: self._chosen._wait_for_layer(layer_idx))  # noqa: SLF001
+        self.copies.waits(layer_idx, lambda: self._chosen._wait_for_layer(layer_idx))  # noqa: SLF001
 
     def _start_prefetch(self, layer_idx: int) -> None:
-        if self._copies is None:
+        if self.copies is None:
             self._chosen._start_prefetch(layer_idx)  # noqa: SLF001
             return
-        self._copies.copies(layer_idx, lambda: self._chosen._start_prefetch(layer_idx))  # noqa: SLF001
+        self.copies.copies(layer_idx, lambda: self._chosen._start_prefetch(layer_idx))  # noqa: SLF001
 
     def sync_prev_onload(self) -> None:
         """Let the current stream wait for the copies under way, because a graph is captured or replayed next."""
         self._chosen.sync_prev_onload()
-        if self._copies is not None:
-            self._copies.replays()
+        if self.copies is not None:
+            self.copies.replays()
 
     def join_after_forward(self) -> None:
         """Join the copy stream at the end of a capture."""
@@ -120,7 +118,7 @@ class PrefetchWatcher(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         modules = [each.module for each in offloaders]
         start, _ = layer_range(self._vllm_config)
         places = {id(module): start + place for place, module in enumerate(self._modules)}
-        (rank,) = run_ranks((dist.get_rank(),), self._settings, self._vllm_config)
+        rank = own_rank(self._settings, self._vllm_config)
         info = SeriesInfo(
             name=NAME,
             start_layer=start,
@@ -137,6 +135,7 @@ class PrefetchWatcher(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
             layer_bytes=sum(map(_bytes, offloaders)) // len(offloaders),
             owned_layers=0,
             kind=H2D,
+            queue="stream",
             offload=Offload(
                 group_size=self._chosen.group_size,
                 num_in_group=self._chosen.num_in_group,
@@ -145,11 +144,11 @@ class PrefetchWatcher(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
             ),
         )
         recorder = process_recorder(propose_run_id(self._settings.run_id).run_id, rank, self._settings)
-        self._copies = WatchedCopies(
+        self.copies = WatchedCopies(
             info,
             modules,
             [each._buffer_slot_idx for each in offloaders],  # noqa: SLF001
-            self._device(offloaders[0].device),
+            TorchDevice(offloaders[0].device),
             self._chosen.copy_stream,
             recorder,
             every=self._settings.time_every,
@@ -161,10 +160,6 @@ class PrefetchWatcher(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
             len(self._modules),
             info.prefetch_step,
         )
-
-    @staticmethod
-    def _device(device: Any) -> Device:
-        return TorchDevice(device)
 
 
 def _bytes(offloader: Any) -> int:

@@ -39,6 +39,12 @@ def run_ranks(torch_ranks: Iterable[int], settings: Settings, vllm_config: Any) 
     return tuple(first + rank for rank in torch_ranks)
 
 
+def own_rank(settings: Settings, vllm_config: Any) -> int:
+    """Return the number that this rank has in the run."""
+    (rank,) = run_ranks((dist.get_rank(),), settings, vllm_config)
+    return rank
+
+
 def share_nothing(reason: str, settings: Settings, vllm_config: Any) -> None:
     """Report to the log, the config and the ring that none of the requested linears is shared, and why.
 
@@ -82,7 +88,7 @@ def record_refused(
         refused=reason[:_REASON_CHARACTERS],
     )
     try:
-        (rank,) = run_ranks((dist.get_rank(),), settings, vllm_config)
+        rank = own_rank(settings, vllm_config)
         process_recorder(propose_run_id(settings.run_id).run_id, rank, settings).add_series(info)
     except RingCreateError:
         return

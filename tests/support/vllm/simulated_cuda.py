@@ -250,7 +250,10 @@ class OffloadedModel:
 
     @contextmanager
     def served(self, prepare: Callable[[prefetch.PrefetchOffloader], object] | None = None) -> Iterator[OffloadedModel]:
-        """Build the model under vLLM's offloader. ``prepare`` sees the offloader before it wraps anything."""
+        """Build the model under vLLM's offloader.
+
+        ``prepare`` sees the offloader before it wraps anything, and may put another one in its place.
+        """
         plan = self.plan
         with ExitStack() as stack:
             stack.enter_context(simulated_cuda(self.device, self._copy_ns, pinned=plan.pinned))
@@ -267,17 +270,20 @@ class OffloadedModel:
             if prepare is not None:
                 prepare(self.offloader)
             made = (_Layer(self, index, plan.parameters) for index in range(plan.layers))
-            self.layers = self.offloader.wrap_modules(made)
+            serving = base.get_offloader()
+            self.layers = serving.wrap_modules(made)
             head = self.device.compute(HEAD_START_NS)
             self.origin_ns = head.end_ns or 0
-            self.offloader.post_init()
+            serving.post_init()
             yield self
 
-    def run_step(self) -> None:
-        """Run the forward of all layers that run."""
+    def run_step(self, until: int | None = None) -> None:
+        """Run the forward of all layers that run; fail with an error before layer ``until``."""
         hidden_states = torch.zeros(1)
         offloaded = self.plan.offloaded()
         for layer in self.plan.runs():
+            if layer == until:
+                raise ZeroDivisionError
             if self.plan.fallback and layer in offloaded and self._copied[layer] // self.plan.parameters <= self.step:
                 torch.ops.vllm.start_prefetch(hidden_states, offloaded.index(layer))
             hidden_states = self.layers[layer].forward(hidden_states)

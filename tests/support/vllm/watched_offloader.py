@@ -1,0 +1,106 @@
+"""vLLM's prefetch offloader on a simulated device, watched: what a worker does, without an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from vllm.model_executor.offloader import base
+
+from swtrace.ledger import Ledger
+from swtrace.ledger.facts import StepFacts
+from swtrace.series.watched import WatchedCopies
+from swtrace.settings import Settings
+from swtrace.trace.identity import RankIdentity
+from swtrace.trace.recorder import Recorder
+from swtrace.trace.ring_reader import RingReader
+from swtrace.vllm import prefetch
+from tests.support.device.simulated_device import SimulatedDevice
+from tests.support.device.simulated_work import DeviceClock
+from tests.support.vllm.simulated_cuda import Durations, OffloadedModel, Plan
+
+
+class WatchedModel:
+    """A model whose copies are recorded. Use it inside :func:`watched_model`."""
+
+    def __init__(self, model: OffloadedModel, recorder: Recorder) -> None:
+        self.model = model
+        self.recorder = recorder
+        self.copies: WatchedCopies
+
+    def run(self, steps: int | None = None) -> WatchedModel:
+        """Run marked steps, let the device finish, and end the records."""
+        for _ in range(self.model.plan.steps if steps is None else steps):
+            with self.copies.step(tokens=1, requests=1):
+                self.model.run_step()
+        self.model.device.synchronise()
+        self.copies.close()
+        return self
+
+    def records(self) -> Any:
+        """Return everything in the ring."""
+        with RingReader.open(self.recorder.path) as reader:
+            return reader.read()
+
+    def series(self) -> Any:
+        """Return the constants in the ring's series table."""
+        with RingReader.open(self.recorder.path) as reader:
+            return reader.series()[0]
+
+    def steps(self) -> tuple[StepFacts, ...]:
+        """Return what a ledger makes of the records, step by step."""
+        return self.ledger().take_steps()
+
+    def ledger(self) -> Ledger:
+        """Return a ledger of the records."""
+        ledger = Ledger(keep_untaken=1 << 20)
+        ledger.add_rank(self.recorder.identity)
+        ledger.set_series(self.recorder.identity.key, (self.series(),))
+        ledger.add(self.recorder.identity.key, self.records())
+        ledger.flush()
+        return ledger
+
+
+@contextmanager
+def watched_model(
+    folder: Path,
+    plan: Plan,
+    durations: Durations,
+    *,
+    call_ns: int = 0,
+    every: int = 1,
+    device: SimulatedDevice | None = None,
+) -> Iterator[WatchedModel]:
+    """Build a model under vLLM's offloader with swtrace's watcher in its place."""
+    device = device or SimulatedDevice(clock=DeviceClock(drift_ppb=0), call_ns=call_ns)
+    identity = RankIdentity("run", 3, "host", "boot", 1, 1)
+    model = OffloadedModel(plan, durations, device)
+    config: Any = SimpleNamespace()
+    with ExitStack() as stack:
+        recorder = Recorder.create(folder, identity, records=1 << 15)
+        stack.callback(recorder.close)
+        for name, served in (
+            ("TorchDevice", lambda _device: device),
+            ("layer_range", lambda _config: (0, plan.layers)),
+            ("own_rank", lambda _settings, _config: identity.rank),
+            ("process_recorder", lambda *_args: recorder),
+            ("record_model", lambda _config: None),
+            ("write_outcome", lambda _config, _outcome: None),
+        ):
+            stack.enter_context(patch.object(prefetch, name, served))
+        watched = WatchedModel(model, recorder)
+        watcher: list[prefetch.PrefetchWatcher] = []
+
+        def watch(offloader: Any) -> None:
+            watcher.append(prefetch.PrefetchWatcher(Settings(time_every=every), config, offloader))
+            base.set_offloader(watcher[0])
+
+        stack.enter_context(model.served(watch))
+        copies = watcher[0].copies
+        assert copies is not None
+        watched.copies = copies
+        yield watched

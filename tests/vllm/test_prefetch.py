@@ -1,0 +1,149 @@
+"""vLLM's prefetch offloader, watched on a simulated device: every instant equals arithmetic, and no call changes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("vllm")
+
+from swtrace.ledger.facts import StepFacts
+from swtrace.trace.records import STEP
+from swtrace.trace.schema import Kind, TransferFlag, Untimed
+from tests.support.device.simulated_device import SimulatedDevice
+from tests.support.vllm.simulated_cuda import Durations, OffloadedModel, Plan, expected
+from tests.support.vllm.watched_offloader import watched_model
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.mark.parametrize("seed", [None, 1, 2])
+@pytest.mark.parametrize("prefetch_step", [1, 2, 3, 4])
+@pytest.mark.parametrize("group_size", range(2, 9))
+def test_every_instant_equals_arithmetic(tmp_path: Path, group_size: int, prefetch_step: int, seed: int | None) -> None:
+    """Stall, slack and transfer are compared with a recurrence that knows only durations."""
+    plan = Plan(group_size=group_size, prefetch_step=prefetch_step)
+    durations = Durations(copy_ns=2_500_000, seed=seed)
+    told = expected(plan, durations)
+    with watched_model(tmp_path, plan, durations, call_ns=200) as watched:
+        steps = watched.run().steps()
+        assert not watched.model.stale
+    assert [step.step for step in steps] == list(range(plan.steps))
+    waited = 0
+    for step in steps:
+        origin_ns = told[step.step, 0].wait_begin_ns
+        for position in range(len(plan.offloaded())):
+            want = told[step.step, position]
+            if step.flags[0, position] & TransferFlag.PREFILLED:
+                assert want.issued_ns == 0  # before the first step
+                continue
+            found = [
+                int(column[0, position]) - int(step.arrival_ns[0])
+                for column in (step.issued_ns, step.ready_ns, step.wait_begin_ns, step.wait_end_ns)
+            ]
+            exact = [want.issued_ns, want.ready_ns, want.wait_begin_ns, want.wait_end_ns]
+            assert found == [instant - origin_ns for instant in exact]
+            assert step.stall_ns[0, position] == max(0, want.ready_ns - want.wait_begin_ns)
+            assert step.slack_ns[0, position] == max(0, want.wait_begin_ns - want.ready_ns)
+            waited += 1
+    assert waited == sum(want.issued_ns > 0 for want in told.values())
+    assert _transfers_equal(steps, durations, plan) == waited - 1  # what the stream carried before is unknown
+
+
+def _transfers_equal(steps: tuple[StepFacts, ...], durations: Durations, plan: Plan) -> int:
+    """Check that each transfer takes what its copy takes, however long it queued; return how many are known."""
+    number = Counter(range(min(plan.prefetch_step, len(plan.offloaded()))))
+    compared = 0
+    for step in steps:
+        for position, layer in enumerate(plan.offloaded()):
+            if step.flags[0, position] & TransferFlag.PREFILLED:
+                continue
+            if step.attributed[0, position]:
+                assert step.transfer_ns[0, position] == durations.copy(number[position], layer)
+                compared += 1
+            number[position] += 1
+    return compared
+
+
+def test_the_series_is_described(tmp_path: Path) -> None:
+    plan = Plan(group_size=4, num_in_group=2, prefetch_step=3)
+    with watched_model(tmp_path, plan, Durations()) as watched:
+        info = watched.run().series()
+    assert (info.kind, info.layers, info.prefetch_step) == ("h2d", tuple(plan.offloaded()), 3)
+    assert info.offload is not None
+    assert (info.offload.group_size, info.offload.num_in_group, info.offload.pinned) == (4, 2, True)
+    one = 2 * 3 * 4  # float32
+    assert (info.layer_bytes, info.window_bytes) == (one, 3 * one)
+    assert info.extent == "12 of 24 layers offloaded"
+
+
+@pytest.mark.parametrize("plan", [Plan(), Plan(group_size=3, num_in_group=2, prefetch_step=2), Plan(prefetch_step=4)])
+def test_no_call_of_vllm_changes(tmp_path: Path, plan: Plan) -> None:
+    """With and without the watcher, the offloader's work, its order and its instants on the device are the same."""
+    durations = Durations(copy_ns=2_500_000, seed=7)
+    unwatched, observed = LoggedDevice(), LoggedDevice()
+    with OffloadedModel(plan, durations, unwatched).served() as model:
+        starts = model.run().starts
+    with watched_model(tmp_path, plan, durations, device=observed) as watched:
+        watched.run()
+        assert watched.model.starts == starts
+    assert observed.log == unwatched.log
+    assert len(observed.log) > plan.steps * plan.layers
+
+
+class LoggedDevice(SimulatedDevice):
+    """Logs the calls that run work or order it, with their stream."""
+
+    def __init__(self) -> None:
+        super().__init__(call_ns=0)
+        self.log: list[tuple[str, str]] = []
+
+    def called(self, name: str) -> None:
+        if name in {"compute", "wait_event"}:
+            self.log.append((name, self.current_stream().name))
+        super().called(name)
+
+
+def test_steps_that_are_not_timed_are_counted(tmp_path: Path) -> None:
+    with watched_model(tmp_path, Plan(steps=40), Durations(), every=5) as watched:
+        ledger = watched.run().ledger()
+    (facts,) = ledger.facts().series
+    totals = facts.ranks[0].totals
+    assert totals.steps == 40
+    assert totals.untimed_steps["sampled"] == sum(totals.untimed_steps.values()) == 32
+
+
+def test_a_graph_leaves_its_step_untimed(tmp_path: Path) -> None:
+    with watched_model(tmp_path, Plan(), Durations()) as watched:
+        with watched.copies.step(tokens=1):
+            watched.model.run_step()
+        with watched.copies.step(tokens=1):
+            watched.copies.replays()
+        records = watched.run(1).records().view(STEP).reshape(-1)
+    reasons = records["untimed"][records["kind"] == Kind.STEP]
+    assert list(reasons) == [Untimed.TIMED, Untimed.REPLAY, Untimed.TIMED]
+
+
+def test_a_forward_that_fails_is_marked(tmp_path: Path) -> None:
+    with watched_model(tmp_path, Plan(), Durations()) as watched:
+        with pytest.raises(ZeroDivisionError), watched.copies.step(tokens=1):
+            watched.model.run_step(until=6)
+        ledger = watched.run(2).ledger()
+    (facts,) = ledger.facts().series
+    assert facts.ranks[0].totals.aborted_steps == 1
+
+
+def test_copies_that_no_forward_waits_for_are_recorded(tmp_path: Path) -> None:
+    plan = Plan(prefetch_step=2, running=12, fallback=True)
+    with watched_model(tmp_path, plan, Durations()) as watched:
+        steps = watched.run().steps()
+    told = expected(plan, Durations())
+    for step in steps[1:]:
+        unwaited = (step.flags[0] & TransferFlag.UNWAITED) > 0
+        assert list(np.flatnonzero(unwaited)) == [6, 7]
+        for position in range(2):
+            stall = told[step.step, position].wait_end_ns - told[step.step, position].wait_begin_ns
+            assert step.stall_ns[0, position] == stall
