@@ -16,7 +16,7 @@ from swtrace.errors import RingFormatError, RingFullError
 from swtrace.plan_file import Interval
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.header import MAX_LAYERS, decode_identity, decode_series, encode_identity, encode_series
-from swtrace.trace.identity import Planned, RankIdentity, UntracedRank, Workload
+from swtrace.trace.identity import Offload, Planned, RankIdentity, UntracedRank, Workload
 from swtrace.trace.recorder import Recorder, identity_of_this_process
 from swtrace.trace.ring_reader import RingReader
 from swtrace.trace.schema import SERIES_ENTRY
@@ -205,3 +205,18 @@ def test_an_identity_without_a_workload_is_read() -> None:
     for damaged in workloads:
         with pytest.raises(RingFormatError):
             decode_identity(json.dumps({**text, "workload": damaged}).encode())
+
+
+def test_how_layers_are_offloaded_comes_back() -> None:
+    """A reader knows the pattern and the buffers, and the memory that they take; a damaged entry is refused."""
+    offload = Offload(group_size=8, num_in_group=2, buffer_bytes=3 << 20, pinned=False)
+    written = series_info(kind="h2d", queue="stream", offload=offload)
+    info, _ = decode_series(encode_series(written, 0))
+    assert info == written
+    assert info.window_bytes == 3 << 20
+    entry = encode_series(written, 0)
+    document = json.loads(entry[SERIES_ENTRY.size :])
+    document["offload"]["pinned"] = 1
+    text = json.dumps(document).encode()
+    with pytest.raises(RingFormatError, match="pinned is neither true nor false"):
+        decode_series(SERIES_ENTRY.pack(len(text), zlib.crc32(text)) + text)

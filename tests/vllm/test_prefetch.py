@@ -102,6 +102,7 @@ class LoggedDevice(SimulatedDevice):
         self.log: list[tuple[str, str]] = []
 
     def called(self, name: str) -> None:
+        """Log the call, if it is one of these."""
         if name in {"compute", "wait_event"}:
             self.log.append((name, self.current_stream().name))
         super().called(name)
