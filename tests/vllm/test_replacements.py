@@ -9,7 +9,7 @@ import pytest
 
 from swtrace.cli.vllm_ranks import RankFailedError, fork_ranks
 from tests.support.vllm import inspections
-from tests.support.vllm.layouts import engine_refused
+from tests.support.vllm.layouts import engine_that_offloads
 from tests.support.vllm.shared_runs import refusals
 
 pytestmark = pytest.mark.vllm
@@ -19,12 +19,21 @@ def test_refused_engine_is_a_metric(folder: Path) -> None:
     """An engine that cannot share keeps its offloader, and every requested linear is refused with its reason."""
     rings = folder / "rings-engine"
     environment = {"SWTRACE": "1", "SWTRACE_DIR": str(rings), "SWTRACE_SERIES": "a.b,c"}
-    assert fork_ranks(engine_refused, (folder / "refused", environment), folder) == ("UVAOffloader",)
+    assert fork_ranks(engine_that_offloads, (folder / "refused", environment), folder) == ("UVAOffloader",)
     # The fourth data-parallel replica of a dense model: torch calls it rank 0, the run does not.
     ((rank, why),) = refusals(rings, ranks=1).items()
     assert rank == 3
     assert why.keys() == {"a.b", "c"}
     assert all("turn its weight offloading off" in reason for reason in why.values())
+
+
+def test_the_prefetch_offloader_is_watched(folder: Path) -> None:
+    """Where vLLM prefetches layers from host memory, swtrace watches, and nothing is refused."""
+    rings = folder / "rings-watched"
+    environment = {"SWTRACE": "1", "SWTRACE_DIR": str(rings)}
+    made = fork_ranks(engine_that_offloads, (folder / "watched", environment, "PrefetchOffloader"), folder)
+    assert made == ("PrefetchWatcher",)
+    assert not rings.exists()
 
 
 def test_unknown_vllm_is_named(folder: Path) -> None:

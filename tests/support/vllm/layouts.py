@@ -130,12 +130,12 @@ def decided(
     return {path: one.name if isinstance(one, Choice) else f"refused: {one}" for path, one in agreed.items()}
 
 
-def engine_refused(rendezvous: Path, environment: dict[str, str]) -> str:
+def engine_that_offloads(rendezvous: Path, environment: dict[str, str], offloader: str = "UVAOffloader") -> str:
     """Create the offloader of an engine that offloads weights itself; return the class that it gets."""
     from types import SimpleNamespace as Namespace
 
     from torch import distributed as dist
-    from vllm.model_executor.offloader import UVAOffloader
+    from vllm.model_executor import offloader as offloaders
 
     from swtrace.series.recording import close
     from swtrace.vllm.replacements import _offloader
@@ -148,7 +148,7 @@ def engine_refused(rendezvous: Path, environment: dict[str, str]) -> str:
         parallel_config=Namespace(world_size=1, data_parallel_size=1, data_parallel_index=3),
     )
     with patch("vllm.config.get_current_vllm_config", return_value=config):
-        left: Any = _offloader(object.__new__(UVAOffloader))
+        left: Any = _offloader(object.__new__(getattr(offloaders, offloader)))
     close()
     return type(left).__name__
 
