@@ -117,8 +117,8 @@ def span_batch(tracer: Tracer, layers: int) -> Batch:
                     "swtrace.source_rank": position & 1,
                     "swtrace.window": position & 1,
                 }
-                broadcast = tracer.start_span("swtrace.broadcast", context, attributes=attributes, start_time=issued_ns)
-                broadcast.end(ready_ns)
+                transfer = tracer.start_span("swtrace.transfer", context, attributes=attributes, start_time=issued_ns)
+                transfer.end(ready_ns)
                 wait = tracer.start_span("swtrace.wait", context, attributes=attributes, start_time=wait_begin_ns)
                 wait.end(wait_end_ns)
             root.set_attributes({"swtrace.step": step, "swtrace.tokens": 512, "swtrace.requests": 8})

@@ -28,6 +28,6 @@ def test_the_facts_can_be_asserted_on(swtrace: Tracing) -> None:
     assert received["slack_ns"].min() > 500_000
     assert {span.name for span in swtrace.spans(steps=range(5, 6))} == {
         "swtrace.step",
-        "swtrace.broadcast",
+        "swtrace.transfer",
         "swtrace.wait",
     }

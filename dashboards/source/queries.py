@@ -157,8 +157,8 @@ OCCUPANCY = f"sum by ({BY_SERIES_RANK}, state) ({of_series('swtrace_window_occup
 OCCUPANCY_BY_STATE = f"sum by (state) ({of_series('swtrace_window_occupancy')})"
 STALL_HEAT = heat("swtrace_wait_stall_seconds")
 SLACK_HEAT = heat("swtrace_prefetch_slack_seconds")
-BROADCAST_HEAT = heat("swtrace_broadcast_duration_seconds", 'role="receiver"')
-BANDWIDTH = total(of_series("swtrace_broadcast_bytes_total"), BY_SERIES_RANK)
+TRANSFER_HEAT = heat("swtrace_transfer_duration_seconds", 'role="receiver"')
+BANDWIDTH = total(of_series("swtrace_transfer_bytes_total"), BY_SERIES_RANK)
 
 RANKS_UP = f"sum({_RANKS})"
 RANKS_DOWN = f"count({_RANKS} == 0) or 0 * sum({_RANKS})"

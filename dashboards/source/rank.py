@@ -119,7 +119,7 @@ def rank() -> Dashboard:
             (8,) * 3,
             panels.curves(
                 "Bandwidth",
-                "Bytes per second of all broadcasts that a rank took part in, or of its copies if it pulls. Near the "
+                "Bytes per second of all broadcasts that a rank took part in, or of its own copies. Near the "
                 "limit of the link, the channel is full.",
                 Ask(queries.BANDWIDTH, queries.SERIES_LEGEND),
                 unit="Bps",
@@ -128,14 +128,14 @@ def rank() -> Dashboard:
                 "Transfer duration",
                 "From issued to ready, including the queue: median and 99th percentile. Good for receivers: shorter "
                 "than the compute of as many layers as the prefetch step.",
-                Ask(queries.quantile(0.5, "swtrace_broadcast_duration_seconds", "role"), "{{role}} median"),
-                Ask(queries.quantile(0.99, "swtrace_broadcast_duration_seconds", "role"), "{{role}} 99 %"),
+                Ask(queries.quantile(0.5, "swtrace_transfer_duration_seconds", "role"), "{{role}} median"),
+                Ask(queries.quantile(0.99, "swtrace_transfer_duration_seconds", "role"), "{{role}} 99 %"),
                 unit="s",
             ),
             panels.heat(
                 "Transfers to receivers",
                 "From issued to ready, including the queue. Two bands mean that some transfers queue behind others.",
-                Ask(queries.BROADCAST_HEAT, "{{le}}"),
+                Ask(queries.TRANSFER_HEAT, "{{le}}"),
                 scheme="Blues",
             ),
             collapsed=True,

@@ -171,8 +171,13 @@ class FactsRow(RankRow):
 class SharedRow(FactsRow):
     """The same, if its layers are shared. An observed series has nothing that moves or stalls, so no such samples."""
 
-    def transfer_duration(self) -> dict[str, Distribution]:
-        """Return durations of broadcasts or copies by role. The owner of a layer that others copy has none."""
+
+@dataclass(frozen=True, slots=True)
+class TransferRow(SharedRow):
+    """The same, with the kind of its transfers as a label."""
+
+    def duration(self) -> dict[str, Distribution]:
+        """Return durations of transfers by role. The owner of a layer that others copy has none."""
         totals = self.facts.totals
         sent = {"source": totals.sent_duration} if self.facts.info.lockstep else {}
         return sent | {"receiver": totals.received_duration}
@@ -332,18 +337,18 @@ _DECLARED = (
     ),
     Metric(
         "histogram",
-        "swtrace_broadcast_duration_seconds",
-        SharedRow,
-        SharedRow.transfer_duration,
-        "Time from issued to ready of a broadcast or copy, queueing included, by role of the rank.",
+        "swtrace_transfer_duration_seconds",
+        TransferRow,
+        TransferRow.duration,
+        "Time from issued to ready of a transfer, queueing included, by kind of transfer and role of the rank.",
         by="role",
     ),
     Metric(
         "counter",
-        "swtrace_broadcast_bytes_total",
-        SharedRow,
+        "swtrace_transfer_bytes_total",
+        TransferRow,
         lambda row: row.facts.totals.bytes,
-        "Payload bytes of all broadcasts that the rank took part in; in a pull series, of its own copies.",
+        "Payload bytes of all transfers that the rank took part in, by kind: broadcasts, or its own copies.",
     ),
     Metric(
         "counter",
@@ -708,9 +713,10 @@ class SnapshotCollector(Collector):
                 yield SeriesRow(labels, rank.rank, entry, series)
                 if series is not None:
                     of_bucket, excess = snapshot.exemplars.get(key, {}), stragglers.get(key, 0.0)
-                    row = labels, rank.rank, series, of_bucket, excess, compared.get(key[1])
-                    yield FactsRow(*row)
+                    row = rank.rank, series, of_bucket, excess, compared.get(key[1])
+                    yield FactsRow(labels, *row)
                     if series.info.shared:
-                        yield SharedRow(*row)
+                        yield SharedRow(labels, *row)
+                        yield TransferRow({**labels, "kind": series.info.kind}, *row)
                 if key in clocks:
                     yield ClockRow(labels, rank.rank, clocks[key])

@@ -1,12 +1,12 @@
 """One finished step as OpenTelemetry spans. The same facts give the same spans and ids on every host.
 
 A trace is one step of a run, or of one rank of a pull series. Each rank and series contributes a root span
-``swtrace.step``. Below it are, for each layer, one ``swtrace.broadcast`` (issued to ready) and one ``swtrace.wait``
-(wait begin to wait end). In a pull series, each received layer has a ``swtrace.copy`` instead of a broadcast.
+``swtrace.step``. Below it are, for each layer, one ``swtrace.transfer`` (issued to ready) and one ``swtrace.wait``
+(wait begin to wait end). ``swtrace.kind`` says what a transfer is: a broadcast or a copy.
 :mod:`~swtrace.spans.traces` makes the ids.
 
-A wait links to its broadcast, a receiver's broadcast to the source's, and a step to the traced requests in its batch.
-All spans lie within their step, except broadcasts marked ``swtrace.crosses_steps``, which were issued before it began
+A wait links to its transfer, a receiver's broadcast to the source's, and a step to the traced requests in its batch.
+All spans lie within their step, except transfers marked ``swtrace.crosses_steps``, which were issued before it began
 or were not ready when it ended.
 ``docs/spans.md`` lists every attribute.
 """
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
-from typing import overload
+from typing import Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +35,7 @@ from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, Tr
 from swtrace.version import __version__
 
 STEP = "swtrace.step"
-BROADCAST = "swtrace.broadcast"
-COPY = "swtrace.copy"
+TRANSFER = "swtrace.transfer"
 WAIT = "swtrace.wait"
 
 SCOPE = InstrumentationScope("swtrace", __version__)
@@ -56,7 +55,7 @@ def step_clock(info: SeriesInfo | None) -> int:
 
 
 def transfers(step: StepFacts) -> Mask:
-    """Return ``[rank, position]`` of the spans of broadcasts or copies: all records but those of prefilled windows.
+    """Return ``[rank, position]`` of the ``swtrace.transfer`` spans: all records but those of prefilled windows.
 
     The source of a broadcast has one, too. The owner of a layer that others copy does nothing, and has none. Nor does
     an observed series, in which nothing moves.
@@ -177,7 +176,7 @@ class SpanTable:
 
 
 class StepSpans(Sequence[ReadableSpan]):
-    """The spans of a step, in order: each rank's ``swtrace.step``, then its broadcasts and waits by layer.
+    """The spans of a step, in order: each rank's ``swtrace.step``, then its transfers and waits by layer.
 
     Ranks without an origin have no spans.
     """
@@ -261,7 +260,7 @@ class _Description:
             end_ns=end_ns,
             attributes=(
                 *self._common(at),
-                self._transport(at),
+                self._of_info("transport", at),
                 Attribute("swtrace.clock", clock, _CLOCKS),
                 *(
                     Attribute(f"swtrace.{name}", getattr(step, name)[at].sum(axis=1))
@@ -298,7 +297,7 @@ class _Description:
         layer_bytes = np.array([0 if info is None else info.layer_bytes for info in step.infos], np.int64)
         begin_ns, end_ns = self._unix(rank, step.clock.take(at), issued, ready)
         return SpanTable(
-            name=COPY if copies else BROADCAST,
+            name=TRANSFER,
             trace_id=self._trace_id,
             rank=rank,
             place=2 * position + 1,
@@ -307,6 +306,7 @@ class _Description:
             end_ns=end_ns,
             attributes=(
                 *self._of_layer(at, rank, position),
+                self._of_info("kind", rank),
                 Attribute("swtrace.bytes", layer_bytes[rank]),
                 *((Attribute("swtrace.role", receives.astype(np.int64), ("source", "receiver")),) * (not copies)),
                 Attribute("swtrace.observed", np.minimum(step.observed.take(at), len(_OBSERVED) - 1), _OBSERVED),
@@ -377,13 +377,14 @@ class _Description:
             *bound,
         )
 
-    def _transport(self, rank: _Integers) -> Attribute:
-        of_ranks = ["" if info is None else info.transport for info in self._step.infos]
-        names = tuple(dict.fromkeys(of_ranks))
-        return Attribute("swtrace.transport", np.array([names.index(each) for each in of_ranks])[rank], names)
+    def _of_info(self, name: Literal["kind", "transport"], rank: _Integers) -> Attribute:
+        """Return an attribute whose value is a text of the rank's series."""
+        of_ranks = ["" if info is None else str(getattr(info, name)) for info in self._step.infos]
+        values = tuple(dict.fromkeys(of_ranks))
+        return Attribute(f"swtrace.{name}", np.array([values.index(each) for each in of_ranks])[rank], values)
 
     def _of_layer(self, at: _Integers, rank: _Integers, position: _Integers) -> tuple[Attribute, ...]:
-        """Return the attributes that a layer's broadcast and wait have in common."""
+        """Return the attributes that a layer's transfer and wait have in common."""
         step, window = self._step, self._step.window.take(at)
         return (
             *self._common(rank),
@@ -394,9 +395,8 @@ class _Description:
         )
 
     def _transfer_ids(self, rank: _Integers, position: _Integers) -> Ids:
-        """Return the ids of broadcasts or copies, and remember them for the links of waits."""
-        name = BROADCAST if self._step.of_rank is None else COPY
-        ids = self._ids_of_transfers[rank, position] = self._layer_ids(name, rank, position)
+        """Return the ids of transfers, and remember them for the links of waits."""
+        ids = self._ids_of_transfers[rank, position] = self._layer_ids(TRANSFER, rank, position)
         return ids
 
     def _layer_ids(self, name: str, rank: _Integers, position: _Integers) -> Ids:
@@ -412,7 +412,7 @@ class _Description:
         ids = np.empty((len(self._sources), 8), np.uint8)
         for source in set(self._sources.tolist()):
             kept = np.flatnonzero(self._sources == source)
-            ids[kept] = self._ids(source, BROADCAST, [self._layers[index] for index in kept.tolist()])
+            ids[kept] = self._ids(source, TRANSFER, [self._layers[index] for index in kept.tolist()])
         return ids
 
     def _ids(self, rank: int, name: str, layers: Iterable[bytes]) -> Ids:

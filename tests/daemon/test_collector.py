@@ -137,7 +137,7 @@ def test_waits_and_bytes_count_every_layer_of_every_step(client: httpx.Client) -
         assert set(outcomes) == {"on_time", "stalled", "own", "prefilled", "untimed"}
         assert outcomes["untimed"] == 0
         assert value(families, "swtrace_steps_total", rank=rank) == 10
-        assert value(families, "swtrace_broadcast_bytes_total", rank=rank) == (5 * 10 - 1) * LAYER_BYTES
+        assert value(families, "swtrace_transfer_bytes_total", rank=rank) == (5 * 10 - 1) * LAYER_BYTES
         assert value(families, "swtrace_step_duration_seconds_count", rank=rank, phase="decode") == 10
     assert value(families, "swtrace_waits_total", rank="1", outcome="stalled") == 10
     assert value(families, "swtrace_waits_total", rank="0", outcome="stalled") == 0
@@ -166,7 +166,7 @@ def test_untimed_steps_are_in_every_count_and_in_no_duration(tmp_path: Path) -> 
         }
         assert outcomes["untimed"] == 9 * 5
         assert sum(outcomes.values()) == 12 * 5
-        assert value(families, "swtrace_broadcast_bytes_total", rank=rank) == (12 * 5 - 1) * LAYER_BYTES
+        assert value(families, "swtrace_transfer_bytes_total", rank=rank) == (12 * 5 - 1) * LAYER_BYTES
         assert value(families, "swtrace_step_duration_seconds_count", rank=rank, phase="decode") == 3
         received = outcomes["on_time"] + outcomes["stalled"]
         assert value(families, "swtrace_wait_stall_seconds_count", rank=rank) == received
@@ -447,16 +447,17 @@ def test_each_rank_of_a_pull_series_counts_its_own_steps(tmp_path: Path) -> None
     run.close()
     for rank, steps, copies in (("0", 10, 2 * 10), ("1", 3, 3 * 3 - 1)):
         assert value(families, "swtrace_steps_total", rank=rank) == steps
-        assert value(families, "swtrace_broadcast_bytes_total", rank=rank) == copies * LAYER_BYTES
-        assert value(families, "swtrace_broadcast_duration_seconds_count", rank=rank, role="receiver") == copies
+        assert value(families, "swtrace_transfer_bytes_total", rank=rank) == copies * LAYER_BYTES
+        assert value(families, "swtrace_transfer_duration_seconds_count", rank=rank, role="receiver") == copies
         stall = sum(
             sample.value
             for sample in families["swtrace_stall_cause_seconds_total"].samples
             if sample.labels["rank"] == rank
         )
         assert stall == pytest.approx(value(families, "swtrace_wait_stall_seconds_sum", rank=rank))
-    roles = {sample.labels["role"] for sample in families["swtrace_broadcast_duration_seconds"].samples}
-    assert roles == {"receiver"}
+    durations = families["swtrace_transfer_duration_seconds"].samples
+    assert {(sample.labels["kind"], sample.labels["role"]) for sample in durations} == {("pull", "receiver")}
+    assert {sample.labels["kind"] for sample in families["swtrace_transfer_bytes_total"].samples} == {"pull"}
     causes = {
         sample.labels["cause"] for sample in families["swtrace_stall_cause_seconds_total"].samples if sample.value
     }

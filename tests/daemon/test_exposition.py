@@ -113,7 +113,7 @@ def test_lines_of_labels_that_are_gone_are_not_kept(tmp_path: Path) -> None:
         exposition.render(seen := rows())
     run.close()
     exposition.render({about: these[:1] for about, these in seen.items()})
-    assert len(exposition._lines) == 3  # of the daemon, of a rank and of its series
+    assert len(exposition._lines) == 4  # of the daemon, of a rank, of its series and of the transfers
 
 
 COUNTS = st.integers(0, 2**70)

@@ -320,7 +320,7 @@ def test_totals_are_the_ledgers(wall: Wall) -> None:
                 _selector(host, "swtrace_wait_stall_seconds_sum", rank=rank): totals["stall_ns"] / 1e9,
                 _selector(host, "swtrace_wait_stall_seconds_count", rank=rank): sum(totals["stall"]["counts"]),
                 _selector(host, "swtrace_prefetch_slack_seconds_sum", rank=rank): totals["slack"]["sum_ns"] / 1e9,
-                _selector(host, "swtrace_broadcast_bytes_total", rank=rank): totals["bytes"],
+                _selector(host, "swtrace_transfer_bytes_total", rank=rank): totals["bytes"],
                 _selector(host, "swtrace_prefetch_efficiency_ratio", rank=rank): facts["recent"]["efficiency"],
                 _selector(host, "swtrace_stall_seconds", rank=rank): facts["last_stall_ns"] / 1e9,
                 _selector(host, "swtrace_series_bytes", rank=rank, kind="owned"): info["owned_bytes"],

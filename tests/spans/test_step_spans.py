@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
 from swtrace.ledger.facts import CAUSES, StepFacts
-from swtrace.spans.step_spans import BROADCAST, COPY, STEP, WAIT, StepSpans, span_count
+from swtrace.spans.step_spans import STEP, TRANSFER, WAIT, StepSpans, span_count
 from swtrace.spans.traces import span_ids, trace_id
 from swtrace.trace.identity import RankKey
 from swtrace.trace.request_link import RequestLink
@@ -92,7 +92,7 @@ def test_count_is_exact(steps: tuple[StepFacts, ...]) -> None:
     for step in steps:
         spans = list(StepSpans(step, origins(0, 1)))
         assert len(spans) == span_count(step)
-    assert Counter(span.name for span in spans) == {STEP: 2, BROADCAST: 10, WAIT: 10}
+    assert Counter(span.name for span in spans) == {STEP: 2, TRANSFER: 10, WAIT: 10}
 
 
 def test_parents(steps: tuple[StepFacts, ...]) -> None:
@@ -113,13 +113,13 @@ def test_links(steps: tuple[StepFacts, ...]) -> None:
     spans = list(StepSpans(steps[2], origins(0, 1)))
     for layer in range(5):
         source = layer % 2
-        sent = only(spans, BROADCAST, source, layer)
-        received = only(spans, BROADCAST, 1 - source, layer)
+        sent = only(spans, TRANSFER, source, layer)
+        received = only(spans, TRANSFER, 1 - source, layer)
         assert [link.context.span_id for link in received.links] == [identifier(sent)]
         assert sent.links == ()
         for rank in (0, 1):
             wait = only(spans, WAIT, rank, layer)
-            assert [link.context.span_id for link in wait.links] == [identifier(only(spans, BROADCAST, rank, layer))]
+            assert [link.context.span_id for link in wait.links] == [identifier(only(spans, TRANSFER, rank, layer))]
 
 
 def test_times_nest_but_for_broadcasts_that_cross_steps(steps: tuple[StepFacts, ...]) -> None:
@@ -132,7 +132,7 @@ def test_times_nest_but_for_broadcasts_that_cross_steps(steps: tuple[StepFacts, 
             assert isinstance(rank, int)
             begin, end = times(only(spans, STEP, rank))
             if attributes(span).get("swtrace.crosses_steps"):
-                assert span.name == BROADCAST
+                assert span.name == TRANSFER
                 assert times(span)[0] < begin
                 crossing.append((step.step, rank, attributes(span)["swtrace.layer"]))
             else:
@@ -142,7 +142,7 @@ def test_times_nest_but_for_broadcasts_that_cross_steps(steps: tuple[StepFacts, 
 
 def test_broadcast_states_the_transfer(steps: tuple[StepFacts, ...]) -> None:
     """A receiver's broadcast says what was moved, from where, into which window, and how long it took."""
-    span = only(StepSpans(steps[1], origins(0, 1)), BROADCAST, 1, 4)
+    span = only(StepSpans(steps[1], origins(0, 1)), TRANSFER, 1, 4)
     known = attributes(span)
     begin, end = times(span)
     assert end - begin == TRANSFER_NS
@@ -185,7 +185,7 @@ def test_prefilled_window_has_a_wait_and_no_broadcast(steps: tuple[StepFacts, ..
     wait = only(spans, WAIT, 1, 0)
     assert attributes(wait)["swtrace.prefilled"] is True
     assert wait.links == ()
-    assert [span for span in spans if span.name == BROADCAST and attributes(span)["swtrace.layer"] == 0] == []
+    assert [span for span in spans if span.name == TRANSFER and attributes(span)["swtrace.layer"] == 0] == []
 
 
 def test_step_states_its_work(steps: tuple[StepFacts, ...]) -> None:
@@ -232,8 +232,8 @@ def test_rank_without_origin_is_left_out(steps: tuple[StepFacts, ...]) -> None:
     """Spans are made only of the ranks that this daemon reads; links to others are kept."""
     spans = list(StepSpans(steps[1], origins(1)))
     assert {attributes(span)["swtrace.rank"] for span in spans} == {1}
-    received = only(spans, BROADCAST, 1, 2)
-    sent = span_ids(steps[1].series, 1, 0, BROADCAST, (b"2",))
+    received = only(spans, TRANSFER, 1, 2)
+    sent = span_ids(steps[1].series, 1, 0, TRANSFER, (b"2",))
     assert received.links[0].context.span_id == int.from_bytes(sent)
 
 
@@ -260,7 +260,7 @@ def test_device_time_is_host_time_and_says_so(tmp_path: Path) -> None:
     (step,) = finished_steps(tmp_path)
     spans = list(StepSpans(step, origins(0, 1)))
     assert {attributes(span)["swtrace.clock"] for span in spans} == {"device"}
-    assert {attributes(span)["swtrace.observed"] for span in spans if span.name == BROADCAST} == {"event"}
+    assert {attributes(span)["swtrace.observed"] for span in spans if span.name == TRANSFER} == {"event"}
     assert times(only(spans, STEP, 0)) == (run.base_ns + 10**18, run.base_ns + run.step_ns + 10**18)
     wait = only(spans, WAIT, 0, 1)
     assert times(wait)[0] == int(step.wait_begin_ns[0, 1]) + 10**18
@@ -352,9 +352,9 @@ def test_a_step_over_two_hosts_is_one_trace_in_order() -> None:
             own_begin, own_end = times(only(spans, STEP, rank))
             assert own_begin <= begin <= end <= own_end or said.get("swtrace.crosses_steps")
             assert abs(own_begin - UNIX_NS - truth.begin_ns[rank]) <= bounds[rank]
-            if span.name == BROADCAST:
+            if span.name == TRANSFER:
                 layer, source = int(str(said["swtrace.layer"])), int(str(said["swtrace.source_rank"]))
-                sent, completed = times(only(spans, BROADCAST, source, layer))
+                sent, completed = times(only(spans, TRANSFER, source, layer))
                 assert sent - max(bounds) <= end <= completed + max(bounds)
 
 
@@ -390,9 +390,10 @@ def test_a_pull_series_has_copies_and_no_broadcasts(pulled: tuple[StepFacts, ...
     """Received layers have copies, without role and link to another rank; own layers have only a wait."""
     step = next(step for step in pulled if step.only_rank == RankKey("run-1", 1) and step.step == 1)
     spans = list(StepSpans(step, origins(0, 1)))
-    assert Counter(span.name for span in spans) == {STEP: 1, COPY: 3, WAIT: 5}
+    assert Counter(span.name for span in spans) == {STEP: 1, TRANSFER: 3, WAIT: 5}
     for span in spans:
-        if span.name == COPY:
+        if span.name == TRANSFER:
+            assert attributes(span)["swtrace.kind"] == "pull"
             assert attributes(span)["swtrace.source_rank"] == 0
             assert "swtrace.role" not in attributes(span)
             assert not span.links

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from swtrace.spans.step_spans import BROADCAST, STEP, WAIT
+from swtrace.spans.step_spans import STEP, TRANSFER, WAIT
 from swtrace.spans.traces import trace_id
 from tests.support.daemon_command import daemon
 from tests.support.patience import eventually
@@ -58,7 +58,7 @@ def assert_one_trace(received: tuple[ReceivedSpan, ...], step: int) -> None:
     spans = [span for span in received if span.attributes["swtrace.step"] == step]
     assert {span.trace_id for span in spans} == {trace_id("run-1", step).to_bytes(16, "big")}
     assert Counter((span.name, span.attributes["swtrace.rank"]) for span in spans) == {
-        (name, rank): count for rank in (0, 1) for name, count in ((STEP, 1), (BROADCAST, 5), (WAIT, 5))
+        (name, rank): count for rank in (0, 1) for name, count in ((STEP, 1), (TRANSFER, 5), (WAIT, 5))
     }
     by_id = {span.span_id: span for span in spans}
     assert len(by_id) == len(spans)
@@ -72,9 +72,9 @@ def assert_one_trace(received: tuple[ReceivedSpan, ...], step: int) -> None:
         parent = by_id[span.parent_span_id]
         assert (parent.name, parent.attributes["swtrace.rank"]) == (STEP, rank)
         inside = parent.start_ns <= span.start_ns <= span.end_ns <= parent.end_ns
-        assert inside or (span.name, span.attributes["swtrace.crosses_steps"]) == (BROADCAST, True)
+        assert inside or (span.name, span.attributes["swtrace.crosses_steps"]) == (TRANSFER, True)
         for link in span.links:
-            assert by_id[link].name == BROADCAST
+            assert by_id[link].name == TRANSFER
             assert by_id[link].attributes["swtrace.layer"] == span.attributes["swtrace.layer"]
             assert (by_id[link].attributes["swtrace.rank"] == rank) is (span.name == WAIT)
     assert sum(bool(span.links) for span in spans) == 15

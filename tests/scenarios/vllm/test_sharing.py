@@ -98,7 +98,7 @@ def test_waits_for_other_ranks_layers(run: Run) -> None:
 def test_broadcast_bytes(run: Run) -> None:
     """Every step broadcasts each layer's weight once."""
     moved = len(run.layers) * run.layer_bytes * run.steps
-    assert run.by_rank("swtrace_broadcast_bytes_total") == {0: moved, 1: moved}
+    assert run.by_rank("swtrace_transfer_bytes_total") == {0: moved, 1: moved}
 
 
 def test_occupancy_sums_to_the_windows(run: Run) -> None:
