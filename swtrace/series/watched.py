@@ -222,8 +222,10 @@ class WatchedCopies:
     def _end(self, flags: StepFlag, links: Sequence[RequestLink], **batch: int) -> None:
         step = self._step
         self._journal.ends()
-        for layer in self._layers:
-            if layer.step == step and layer.recorded_step != step:
+        for layer in self._layers if not self._graphs else ():
+            if layer.recorded_step != step:
+                if layer.step < step:  # neither copied nor used, as a layer that never runs on this rank
+                    layer.step, layer.prefilled = step, True
                 self._finish_without_wait(layer)
         waits = self._waits
         if self._graphs:
