@@ -13,8 +13,8 @@ from swtrace.trace.identity import H2D
 
 _PLAN = "`swtrace plan` says which share of the layers and which prefetch step hide more."
 _OFFLOAD = (
-    "Offload fewer layers (a smaller `--offload-num-in-group` or a larger `--offload-group-size`), or start copies earlier "
-    "(a larger `--offload-prefetch-step`)."
+    "Offload fewer layers (a smaller `--offload-num-in-group` or a larger `--offload-group-size`), or start copies "
+    "earlier (a larger `--offload-prefetch-step`)."
 )
 _ADVICE = {
     Cause.TRANSFER: _PLAN,

@@ -11,7 +11,7 @@ from swtrace.diagnosis.finding import HIDDEN_BELOW, Finding, Level
 from swtrace.diagnosis.rule import STALLS, About, Needs, Rule
 from swtrace.diagnosis.rules.channel import transfers_known
 from swtrace.ledger.planning.planner import Planner
-from swtrace.trace.identity import H2D, SeriesInfo
+from swtrace.trace.identity import H2D
 from swtrace.units import milliseconds
 
 _PREDICTED_FROM = 26
@@ -35,7 +35,7 @@ class OtherPrefetchStep(Rule):
         facts, steps = case.facts, case.judged
         info = facts.ranks[0].info
         worst = max((rank.recent.stall_ratio or 0.0 for rank in facts.ranks), default=0.0)
-        if worst < HIDDEN_BELOW or not transfers_known(facts):
+        if worst < HIDDEN_BELOW or not transfers_known(facts) or info.kind == H2D:  # no replay knows its ring
             return
         planner = Planner.of(steps[-_PREDICTED_FROM:])
         if planner is None:
@@ -71,9 +71,7 @@ class OtherPrefetchStep(Rule):
                 f"{case.on}k={k} leaves {milliseconds(exposed)} per step exposed, and a larger prefetch step would not "
                 f"help: k={other} would leave {would}; {source}).",
                 numbers,
-                advice="Offload fewer layers: a smaller `--offload-num-in-group` or a larger `--offload-group-size`."
-                if info.kind == H2D
-                else "`swtrace plan` says what sharing fewer layers would give.",
+                advice="`swtrace plan` says what sharing fewer layers would give.",
             )
             return
         yield Finding(
@@ -83,18 +81,8 @@ class OtherPrefetchStep(Rule):
             f"{units.ratio(best.stall_ratio.value)} of step time), with {milliseconds(best.slack_per_wait_ns)} of "
             f"slack per wait ({source}).",
             numbers,
-            advice=_offload_advice(info, other)
-            if info.kind == H2D
-            else f"Set SWTRACE_PREFETCH_STEP={other}; each step ahead takes one more window.",
+            advice=f"Set SWTRACE_PREFETCH_STEP={other}; each step ahead takes one more window.",
         )
-
-
-def _offload_advice(info: SeriesInfo, other: int) -> str:
-    """Return how to set vLLM's prefetch step."""
-    advice = f"Set `--offload-prefetch-step {other}`; each step ahead takes one more buffer."
-    if info.num_layers % other:
-        advice += f" It does not divide the {info.num_layers} offloaded layers, so this needs a vLLM with the fix of vllm#54975."
-    return advice
 
 
 class EffectivePrefetchStep(Rule):

@@ -86,7 +86,7 @@ def _overwritten(steps: Sequence[StepFacts], rank: int) -> set[tuple[int, int, i
 
 
 def _finding(case: Case, info: SeriesInfo, found: _Collisions) -> Finding:
-    (first, second, buffer), _ = found.pairs.most_common(1)[0]
+    (first, second, _), _ = found.pairs.most_common(1)[0]
     layer, other = info.layers[first], info.layers[second]
     ran = sorted({info.layers[p] for p, _, _ in found.pairs})
     (rank,) = case.global_ranks(info.rank_in_group)

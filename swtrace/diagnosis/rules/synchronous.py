@@ -18,6 +18,14 @@ _NO_TIME = 0.05
 """A copy has no time to hide if the wait begins within this share of its length after its start."""
 _FEWEST_STEPS = 4
 _MOST_NAMED = 8
+_PIN = (
+    "Make vLLM pin the weights: check the limit of locked memory (`ulimit -l`), and whether the platform allows pinned "
+    "memory (WSL does not)."
+)
+_ORDER = (
+    "A copy starts after the forward of an earlier offloaded layer. Check whether some offloaded layers never run on "
+    "this rank, as in vllm-omni#6456, or run in another order."
+)
 
 
 class SynchronousCopy(Rule):
@@ -62,6 +70,11 @@ def _of_rank(case: Case, rank: SeriesRankFacts) -> Iterator[Finding]:
     if len(layers) > _MOST_NAMED:
         named = f"{len(layers)} of {info.num_layers} offloaded layers"
     because, advice = _cause(rank)
+    copy_ns, ahead_ns = (float(np.median(ns[:, found][known[:, found]])) for ns in (took, begin - issued))
+    said = (
+        f"Median over {units.counted(len(steps), 'step')}: a copy takes {milliseconds(copy_ns)}, and the wait for it "
+        f"begins {milliseconds(ahead_ns)} after its issue."
+    )
     copies, start = ("copy", "starts") if len(layers) == 1 else ("copies", "start")
     yield Finding(
         "synchronous_copy",
@@ -73,34 +86,19 @@ def _of_rank(case: Case, rank: SeriesRankFacts) -> Iterator[Finding]:
         ranks=(rank.rank.rank,),
         layer=layers[int(stall[:, found].sum(axis=0).argmax())],
         advice=advice,
-        evidence=(
-            f"Median over {units.counted(len(steps), 'step')}: a copy takes "
-            f"{milliseconds(float(np.median(took[:, found][known[:, found]])))}, and the wait for it begins "
-            f"{milliseconds(float(np.median((begin - issued)[:, found][known[:, found]])))} after its start.",
-        ),
+        evidence=(said,),
     )
 
 
 def _cause(rank: SeriesRankFacts) -> tuple[str, str]:
     """Return why copies are not ahead of their waits, and what to do about it."""
-    info, offload = rank.info, rank.info.offload
+    info, offload, unwaited = rank.info, rank.info.offload, rank.totals.unwaited
     if offload is not None and not offload.pinned:
-        return (
-            "The host memory is not pinned, so no copy can run beside compute.",
-            "Make vLLM pin the weights: check the limit of locked memory (`ulimit -l`), and whether the platform "
-            "allows pinned memory (WSL does not).",
-        )
-    if offload is not None and info.prefetch_step < offload.num_in_group:
-        return (
-            f"The prefetch step counts offloaded layers. At {info.prefetch_step}, it reaches only into the same "
-            f"{offload.num_in_group} consecutive layers.",
-            f"Set `--offload-prefetch-step {offload.num_in_group}` or more, so that copies start before the layers "
-            "that are not offloaded. Each step ahead takes one more buffer.",
-        )
-    unwaited = rank.totals.unwaited
-    never = f" {units.counted(unwaited, 'copy', 'copies')} were never waited for." if unwaited else ""
-    return (
-        f"The copies were not started ahead.{never}",
-        "A copy starts after the forward of an earlier offloaded layer. Check whether some offloaded layers never run "
-        "on this rank, as in vllm-omni#6456, or run in another order.",
-    )
+        return "The host memory is not pinned, so no copy can run beside compute.", _PIN
+    if offload is not None and offload.num_in_group > max(1, info.prefetch_step):
+        together, ahead = offload.num_in_group, info.prefetch_step
+        cause = f"{together} consecutive layers are offloaded, and the prefetch step of {ahead} counts only those."
+        advice = f"Set `--offload-prefetch-step {together}` or more; each step ahead takes one more buffer."
+        return cause, advice
+    never = f" {unwaited:,} {'copy was' if unwaited == 1 else 'copies were'} never waited for." if unwaited else ""
+    return f"The copies were not started ahead.{never}", _ORDER

@@ -12,7 +12,8 @@ from tests.support.offloaded import offloaded
 from tests.support.verdicts import even, finding, kinds
 
 _OTHER_KINDS = re.compile(
-    r"transport|copier|\bshar(?:e|ed|ing) |owner|(?:source:|from) rank|window|SWTRACE_PREFETCH_STEP|broadcast", re.I
+    r"transport|copier|\bshar(?:e|ed|ing) |owner|(?:source:|from) rank|window|SWTRACE_PREFETCH_STEP|broadcast",
+    re.IGNORECASE,
 )
 
 
