@@ -14,10 +14,13 @@ from swtrace.diagnosis.rule import STALLS, About, Needs, Rule
 from swtrace.ledger.channel import SERIAL
 from swtrace.ledger.facts import SeriesFacts, StepFacts
 from swtrace.ledger.planning.repair import Part, Repair
+from swtrace.trace.identity import H2D
 from swtrace.units import milliseconds
 
 _TIGHT = 1.1
 """Transfer and compute that differ by a smaller factor count as equal."""
+
+_OFFLOAD_FEWER = "Offload fewer layers: a smaller `--offload-num-in-group` or a larger `--offload-group-size`."
 
 
 class Channel(Rule):
@@ -47,9 +50,10 @@ class Channel(Rule):
         alone = case.only_rank
         ranks = () if alone is None else (alone,)
         each = next(info.layer_term for info in known[-1].infos if info is not None)
-        transfer = "Transfer" if alone is None else f"{case.on}transfer"
+        offloaded = case.facts.ranks[0].info.kind == H2D
+        transfer = "Transfer" if alone is None else f"{case.on}{'copy' if offloaded else 'transfer'}"
         repair = Repair(Part.CHANNEL)
-        channel_is = "the channel is" if alone is None else "its copier is"
+        channel_is = "the channel is" if alone is None else "copies keep the link" if offloaded else "its copier is"
         if per_layer > _TIGHT * computed and exposed > 0:
             yield Finding(
                 "channel_bound",
@@ -60,6 +64,8 @@ class Channel(Rule):
                 ranks=ranks,
                 advice="Share fewer layers or a smaller linear, or use a faster transport."
                 if alone is None
+                else _OFFLOAD_FEWER
+                if offloaded
                 else "Share fewer layers or a smaller linear.",
                 repair=repair,
             )
@@ -71,7 +77,9 @@ class Channel(Rule):
                 f"{each}: any jitter in either becomes a stall.",
                 numbers,
                 ranks=ranks,
-                advice="Share fewer layers or a smaller linear, or raise the prefetch step to absorb jitter.",
+                advice=f"{_OFFLOAD_FEWER} A larger `--offload-prefetch-step` absorbs jitter."
+                if offloaded
+                else "Share fewer layers or a smaller linear, or raise the prefetch step to absorb jitter.",
                 repair=repair,
             )
         else:

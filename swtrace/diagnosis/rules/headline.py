@@ -9,8 +9,13 @@ from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
 from swtrace.diagnosis.rule import About, Rule
 from swtrace.ledger.facts import Cause, SeriesRankFacts
+from swtrace.trace.identity import H2D
 
 _PLAN = "`swtrace plan` says which share of the layers and which prefetch step hide more."
+_OFFLOAD = (
+    "Offload fewer layers (a smaller `--offload-num-in-group` or a larger `--offload-group-size`), or start copies "
+    "earlier (a larger `--offload-prefetch-step`)."
+)
 _ADVICE = {
     Cause.TRANSFER: _PLAN,
     Cause.BACKLOG: _PLAN,
@@ -30,7 +35,14 @@ class Headline(Rule):
         """Yield one finding about every shared series."""
         if not case.facts.shared:
             return
-        if case.bypassed:
+        if case.bypassed and case.facts.ranks[0].info.kind == H2D:
+            yield Finding(
+                "bypassed",
+                Level.BAD,
+                "No step ever waited for an offloaded layer: the forward runs none of them.",
+                advice="Check that the model's forward runs the offloaded decoder layers on this rank.",
+            )
+        elif case.bypassed:
             yield Finding(
                 "bypassed",
                 Level.BAD,
@@ -55,10 +67,13 @@ def _hidden(case: Case) -> Finding:
         kind, level = "partly_hidden", Level.WARNING
     cause, advice = _main_cause(worst) if ratio >= HIDDEN_BELOW else ("", "")
     host = case.facts.host_of(worst.rank.rank)
+    who = f"The most stalled rank ({worst.rank.rank}{host and ', '}{host})"
+    if len(case.facts.key.group_ranks) == 1 and worst.info.kind == H2D:
+        who = f"Rank {worst.rank.rank}{host and ' on '}{host}"
     return Finding(
         kind,
         level,
-        f"The most stalled rank ({worst.rank.rank}{host and ', '}{host}) waits for weights {units.ratio(ratio)} of its "
+        f"{who} waits for weights {units.ratio(ratio)} of its "
         f"step time (below {100 * HIDDEN_BELOW:.0f} % counts as hidden).{cause}",
         {"stall_ratio": float(ratio)},
         ranks=(worst.rank.rank,),
@@ -88,4 +103,5 @@ def _main_cause(rank: SeriesRankFacts) -> tuple[str, str]:
     share = f"{100 * value / total:.0f} % of the stall"
     if cause is Cause.UNATTRIBUTED:
         return f" The cause is unknown for {share}.", ""
-    return f" {units.words(cause).capitalize()} is the largest cause, {share}.", _ADVICE[cause]
+    advice = _OFFLOAD if rank.info.kind == H2D else _ADVICE[cause]
+    return f" {units.words(cause).capitalize()} is the largest cause, {share}.", advice

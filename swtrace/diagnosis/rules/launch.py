@@ -11,11 +11,20 @@ from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import HIDDEN_BELOW, Finding, Level
 from swtrace.diagnosis.rule import STALLS, About, Needs, Rule
 from swtrace.ledger.facts import CAUSES, Cause
+from swtrace.trace.identity import H2D
 from swtrace.units import milliseconds
 
 DRY_BELOW_NS = 30_000
 """A device that starts an issue within this time of its launch was idle before. The launch itself takes about 5 to
 10 us, and the mapping from device time to host time is off by up to 5 us."""
+_ADVICE = (
+    "CUDA graphs, or fewer launches per layer, let the host run ahead. The transport is not the problem; a larger "
+    "prefetch step will not help."
+)
+_OFFLOAD = (
+    "The host launches one copy per parameter (vllm#41474). CUDA graphs, or fewer and larger copies, let it run ahead: "
+    "offload fewer layers with `--offload-num-in-group`. A larger `--offload-prefetch-step` will not help."
+)
 _MOST = 0.6
 """Share of a rank's stall that must be on such issues."""
 
@@ -58,6 +67,5 @@ class LaunchBound(Rule):
             "so it had run out of work.",
             {"share": share, "median_lag_ns": float(np.median(lags)), "waits": len(lags)},
             ranks=(number,),
-            advice="CUDA graphs, or fewer launches per layer, let the host run ahead. The transport is not the "
-            "problem; a larger prefetch step will not help.",
+            advice=_OFFLOAD if case.facts.ranks[0].info.kind == H2D else _ADVICE,
         )

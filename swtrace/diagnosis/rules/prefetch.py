@@ -11,6 +11,7 @@ from swtrace.diagnosis.finding import HIDDEN_BELOW, Finding, Level
 from swtrace.diagnosis.rule import STALLS, About, Needs, Rule
 from swtrace.diagnosis.rules.channel import transfers_known
 from swtrace.ledger.planning.planner import Planner
+from swtrace.trace.identity import H2D
 from swtrace.units import milliseconds
 
 _PREDICTED_FROM = 26
@@ -34,7 +35,7 @@ class OtherPrefetchStep(Rule):
         facts, steps = case.facts, case.judged
         info = facts.ranks[0].info
         worst = max((rank.recent.stall_ratio or 0.0 for rank in facts.ranks), default=0.0)
-        if worst < HIDDEN_BELOW or not transfers_known(facts):
+        if worst < HIDDEN_BELOW or not transfers_known(facts) or info.kind == H2D:  # no replay knows its ring
             return
         planner = Planner.of(steps[-_PREDICTED_FROM:])
         if planner is None:
@@ -109,5 +110,7 @@ class EffectivePrefetchStep(Rule):
                 f"configured {configured}.",
                 {"effective": effective, "configured": configured},
                 ranks=tuple(ranks),
-                advice="Register the layers in the order in which the forward reaches them.",
+                advice="Check whether the forward skips offloaded layers, or runs them in another order."
+                if facts.ranks[0].info.kind == H2D
+                else "Register the layers in the order in which the forward reaches them.",
             )

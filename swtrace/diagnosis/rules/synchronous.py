@@ -1,0 +1,104 @@
+"""Copies from host memory with no compute between their start and the wait for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from swtrace import units
+from swtrace.diagnosis.case import Case
+from swtrace.diagnosis.finding import STALLED_ABOVE, WORTH, Finding, Level
+from swtrace.diagnosis.rule import STALLS, About, Needs, Rule
+from swtrace.ledger.facts import SeriesRankFacts
+from swtrace.trace.identity import H2D
+from swtrace.units import milliseconds
+
+_NO_TIME = 0.05
+"""A copy has no time to hide if the wait begins within this share of its length after its start."""
+_FEWEST_STEPS = 4
+_MOST_NAMED = 8
+_PIN = (
+    "Make vLLM pin the weights: check the limit of locked memory (`ulimit -l`), and whether the platform allows pinned "
+    "memory (WSL does not)."
+)
+_ORDER = (
+    "A copy starts after the forward of an earlier offloaded layer. Check whether some offloaded layers never run on "
+    "this rank, as in vllm-omni#6456, or run in another order."
+)
+
+
+class SynchronousCopy(Rule):
+    """Layers whose copies start only when they are waited for, so that each whole copy is a stall."""
+
+    kinds = ("synchronous_copy",)
+    about = About.CAUSE
+    needs = Needs.STALLS
+    explains = STALLS
+
+    def find(self, case: Case) -> Iterator[Finding]:
+        """Yield one finding per rank about all such layers."""
+        for rank in case.facts.ranks:
+            if rank.info.kind == H2D:
+                yield from _of_rank(case, rank)
+
+
+def _of_rank(case: Case, rank: SeriesRankFacts) -> Iterator[Finding]:
+    info, row = rank.info, rank.info.rank_in_group
+    steps = [step for step in case.regular if step.of_rank in {None, row}]
+    if len(steps) < _FEWEST_STEPS:
+        return
+    begin, issued, took, stall = (
+        np.array([getattr(step, name)[row] for step in steps], np.int64)
+        for name in ("wait_begin_ns", "issued_ns", "transfer_ns", "stall_ns")
+    )
+    known = np.array([step.receiver[row] for step in steps]) & (issued > 0) & (took > 0)
+    found = []
+    for position in np.flatnonzero(known.sum(axis=0) >= _FEWEST_STEPS).tolist():
+        of = known[:, position]
+        ahead = np.median(((begin - issued)[of, position]) / took[of, position])
+        if ahead <= _NO_TIME and np.median(stall[of, position]) > 0:
+            found.append(position)
+    elapsed = sum(int(step.duration_ns[row]) for step in steps)
+    if not found or elapsed <= 0:
+        return
+    stall_ns = float(stall[:, found].sum())
+    share = stall_ns / elapsed
+    level = Level.NOTE if share < WORTH else Level.BAD if share > STALLED_ABOVE else Level.WARNING
+    layers = [info.layers[position] for position in found]
+    named = units.listed("layer", [str(layer) for layer in layers[:_MOST_NAMED]])
+    if len(layers) > _MOST_NAMED:
+        named = f"{len(layers)} of {info.num_layers} offloaded layers"
+    because, advice = _cause(rank)
+    copy_ns, ahead_ns = (float(np.median(ns[:, found][known[:, found]])) for ns in (took, begin - issued))
+    said = (
+        f"Median over {units.counted(len(steps), 'step')}: a copy takes {milliseconds(copy_ns)}, and the wait for it "
+        f"begins {milliseconds(ahead_ns)} after its issue."
+    )
+    copies, start = ("copy", "starts") if len(layers) == 1 else ("copies", "start")
+    yield Finding(
+        "synchronous_copy",
+        level,
+        f"On rank {case.facts.named(rank.rank.rank)}, the {copies} of {named} {start} only when the forward waits for "
+        f"{'it' if len(layers) == 1 else 'them'}, so nothing hides: {units.ratio(share)} of step time "
+        f"({milliseconds(stall_ns / len(steps))} per step). {because}",
+        {"layers": len(layers), "share": share, "stall_ns_per_step": stall_ns / len(steps)},
+        ranks=(rank.rank.rank,),
+        layer=layers[int(stall[:, found].sum(axis=0).argmax())],
+        advice=advice,
+        evidence=(said,),
+    )
+
+
+def _cause(rank: SeriesRankFacts) -> tuple[str, str]:
+    """Return why copies are not ahead of their waits, and what to do about it."""
+    info, offload, unwaited = rank.info, rank.info.offload, rank.totals.unwaited
+    if offload is not None and not offload.pinned:
+        return "The host memory is not pinned, so no copy can run beside compute.", _PIN
+    if offload is not None and offload.num_in_group > max(1, info.prefetch_step):
+        together, ahead = offload.num_in_group, info.prefetch_step
+        cause = f"{together} consecutive layers are offloaded, and the prefetch step of {ahead} counts only those."
+        advice = f"Set `--offload-prefetch-step {together}` or more; each step ahead takes one more buffer."
+        return cause, advice
+    never = f" {unwaited:,} {'copy was' if unwaited == 1 else 'copies were'} never waited for." if unwaited else ""
+    return f"The copies were not started ahead.{never}", _ORDER
