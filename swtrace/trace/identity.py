@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from swtrace.plan_file import Interval
 from swtrace.share import NONE, Share, extent
 from swtrace.trace.clocks import clock_name
+from swtrace.units import counted
 
 BROADCAST, PULL, H2D = KINDS = ("broadcast", "pull", "h2d")
 """Kinds of transfers: a broadcast to all ranks, a rank's own copy from the owner's memory, and a copy from host memory
@@ -221,7 +222,7 @@ class SeriesInfo:
         """How the layers are shared, in words: ``prefetch step 1, static windows, gloo``; or that they are not."""
         if not self.shared:
             return "observed, not shared"
-        windows = f"{self.windows} windows" if self.kind != H2D else f"{self.window_count} buffers"
+        windows = f"{self.windows} windows" if self.kind != H2D else counted(self.window_count, "buffer")
         return f"prefetch step {self.prefetch_step}, {windows}, {self.transport}"
 
     @property

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("vllm")
 
+from swtrace.diagnosis.diagnosis import verdict
 from swtrace.ledger.facts import StepFacts
 from swtrace.trace.records import STEP
 from swtrace.trace.schema import Kind, TransferFlag, Untimed
@@ -143,8 +144,39 @@ def test_copies_that_no_forward_waits_for_are_recorded(tmp_path: Path) -> None:
         steps = watched.run().steps()
     told = expected(plan, Durations())
     for step in steps[1:]:
-        unwaited = (step.flags[0] & TransferFlag.UNWAITED) > 0
-        assert list(np.flatnonzero(unwaited)) == [6, 7]
+        never = TransferFlag.UNWAITED | TransferFlag.PREFILLED
+        assert list(np.flatnonzero((step.flags[0] & never) == TransferFlag.UNWAITED)) == [6, 7]
+        assert list(np.flatnonzero((step.flags[0] & never) == never)) == [8, 9, 10, 11]  # not even copied
         for position in range(2):
             stall = told[step.step, position].wait_end_ns - told[step.step, position].wait_begin_ns
             assert step.stall_ns[0, position] == stall
+
+
+@pytest.mark.parametrize(
+    ("plan", "kind", "words"),
+    [
+        (Plan(prefetch_step=5, colliding=True, steps=8), "slot_collision", "the output is wrong"),
+        (Plan(prefetch_step=2, running=12, fallback=True, steps=8), "synchronous_copy", "2 of the copies per step"),
+        (Plan(group_size=4, num_in_group=2, steps=8), "synchronous_copy", "2 consecutive layers are offloaded"),
+    ],
+)
+def test_published_faults_are_named(tmp_path: Path, plan: Plan, kind: str, words: str) -> None:
+    """A fault of vLLM's own classes is named, and explained, and said in words of copies."""
+    with watched_model(tmp_path, plan, Durations(copy_ns=700_000)) as watched:
+        watched.run()
+        ledger = watched.ledger()
+        steps = ledger.take_steps()
+    (facts,) = ledger.facts().series
+    said = {finding.kind: finding.sentence for finding in verdict(facts, steps).findings}
+    assert words in said.get(kind, ""), said
+
+
+@pytest.mark.parametrize("plan", [Plan(steps=8), Plan(prefetch_step=4, steps=8), Plan(prefetch_step=3, steps=8)])
+def test_nothing_is_named_where_nothing_is_wrong(tmp_path: Path, plan: Plan) -> None:
+    with watched_model(tmp_path, plan, Durations(copy_ns=100_000)) as watched:
+        watched.run()
+        ledger = watched.ledger()
+        steps = ledger.take_steps()
+    (facts,) = ledger.facts().series
+    kinds = {finding.kind for finding in verdict(facts, steps).findings}
+    assert not kinds & {"slot_collision", "synchronous_copy", "hung", "records_missing"}

@@ -14,7 +14,7 @@ from swtrace.ledger.planning.candidates import PREFETCH_STEPS, SHARES, Axes
 from swtrace.ledger.planning.pareto import Budget
 from swtrace.ledger.planning.planner import Planner
 from swtrace.profile import FAMILIES, Profile
-from swtrace.trace.identity import SeriesInfo
+from swtrace.trace.identity import H2D, SeriesInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,12 @@ def _plan(
     progress: Callable[[str], None],
 ) -> SeriesPlan:
     info = facts.ranks[0].info
+    if info.kind == H2D:
+        raise CommandError(
+            f"{facts.key.name}: other settings of vLLM's weight offloading cannot be predicted yet; try them, and "
+            "compare recordings with swtrace diff",
+            ExitCode.USAGE,
+        )
     axes = question.axes(info)
     if axes.ranks == 1:
         raise CommandError(

@@ -39,7 +39,7 @@ class EntrySkew(Rule):
         """Yield a finding if the lateness is a notable share of step time."""
         known = [step for step in case.regular if step.entry_known]
         pairs = [(before, step) for before, step in pairwise(known) if step.step == before.step + 1]
-        if len(pairs) < _FEWEST_STEPS:
+        if len(pairs) < _FEWEST_STEPS or len(case.facts.ranks) < 2:  # noqa: PLR2004 - nobody to be late for
             return
         steps = [step for _, step in pairs]
         took = np.array([step.duration_ns.max() for step in steps], np.float64)

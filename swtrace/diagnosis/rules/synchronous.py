@@ -10,8 +10,9 @@ from swtrace import units
 from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import STALLED_ABOVE, WORTH, Finding, Level
 from swtrace.diagnosis.rule import STALLS, About, Needs, Rule
-from swtrace.ledger.facts import SeriesRankFacts
+from swtrace.ledger.facts import SeriesRankFacts, StepFacts
 from swtrace.trace.identity import H2D
+from swtrace.trace.schema import TransferFlag
 from swtrace.units import milliseconds
 
 _NO_TIME = 0.05
@@ -69,7 +70,7 @@ def _of_rank(case: Case, rank: SeriesRankFacts) -> Iterator[Finding]:
     named = units.listed("layer", [str(layer) for layer in layers[:_MOST_NAMED]])
     if len(layers) > _MOST_NAMED:
         named = f"{len(layers)} of {info.num_layers} offloaded layers"
-    because, advice = _cause(rank)
+    because, advice = _cause(rank, sum(_unwaited(step, row) for step in steps) / len(steps))
     copy_ns, ahead_ns = (float(np.median(ns[:, found][known[:, found]])) for ns in (took, begin - issued))
     said = (
         f"Median over {units.counted(len(steps), 'step')}: a copy takes {milliseconds(copy_ns)}, and the wait for it "
@@ -90,9 +91,15 @@ def _of_rank(case: Case, rank: SeriesRankFacts) -> Iterator[Finding]:
     )
 
 
-def _cause(rank: SeriesRankFacts) -> tuple[str, str]:
-    """Return why copies are not ahead of their waits, and what to do about it."""
-    info, offload, unwaited = rank.info, rank.info.offload, rank.totals.unwaited
+def _unwaited(step: StepFacts, row: int) -> int:
+    """Return how many copies of a step no forward waited for."""
+    of_interest = TransferFlag.UNWAITED | TransferFlag.PREFILLED
+    return int((step.present[row] & ((step.flags[row] & of_interest) == TransferFlag.UNWAITED)).sum())
+
+
+def _cause(rank: SeriesRankFacts, unwaited: float) -> tuple[str, str]:
+    """Return why copies are not ahead of their waits, and what to do about it. ``unwaited`` is per step."""
+    info, offload = rank.info, rank.info.offload
     if offload is not None and not offload.pinned:
         return "The host memory is not pinned, so no copy can run beside compute.", _PIN
     if offload is not None and offload.num_in_group > max(1, info.prefetch_step):
@@ -100,5 +107,5 @@ def _cause(rank: SeriesRankFacts) -> tuple[str, str]:
         cause = f"{together} consecutive layers are offloaded, and the prefetch step of {ahead} counts only those."
         advice = f"Set `--offload-prefetch-step {together}` or more; each step ahead takes one more buffer."
         return cause, advice
-    never = f" {unwaited:,} {'copy was' if unwaited == 1 else 'copies were'} never waited for." if unwaited else ""
+    never = f" Instead, {unwaited:.3g} of the copies per step were never waited for." if unwaited else ""
     return f"The copies were not started ahead.{never}", _ORDER
