@@ -19,6 +19,7 @@ from textual.strip import Strip
 from swtrace import units
 from swtrace.ledger.facts import CAUSES, Cause, StepFacts
 from swtrace.ledger.readers import readers
+from swtrace.trace.identity import H2D
 from swtrace.trace.schema import NO_WINDOW, Observed, TransferFlag
 from swtrace.units import counted
 from swtrace_tui.actions import HEAT_MAP
@@ -515,15 +516,16 @@ def explanation(series: SeriesView, group_rank: int, position: int) -> list[str]
     steps = [step for step in series.steps if step.present[group_rank, position]]
     if not series.facts.shared:
         return [f"{name}, layer {layer}", *_observed(steps, group_rank, position)]
-    source = series.facts.ranks[0].info.source(position)
-    if source == group_rank:
+    info = series.facts.ranks[0].info
+    source, offloaded = info.source(position), info.kind == H2D
+    if source == group_rank and not offloaded:
         return [
             f"{name}, layer {layer}",
             "Its own layer: the rank reads its own copy, waits for nothing, and broadcasts it to the others."
             if series.facts.lockstep
             else "Its own layer: the rank reads it where it is, and waits for nothing. The others copy it from there.",
         ]
-    title = f"{name}, layer {layer}, from {series.rank_name(source)}"
+    title = f"{name}, layer {layer}, from {'host memory' if offloaded else series.rank_name(source)}"
     waits = [step for step in steps if step.receiver[group_rank, position]]
     if not waits:
         return [title, f"The rank waited for no {series.facts.ranks[0].info.moves} of this layer in these steps."]
