@@ -11,7 +11,6 @@ counted and not timed, because its copies run without the calls that are watched
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from swtrace.trace.identity import SeriesInfo
     from swtrace.trace.recorder import Recorder
     from swtrace.trace.request_link import RequestLink
-
-logger = logging.getLogger(__name__)
 
 _watched: list[weakref.ref[WatchedCopies]] = []
 
@@ -105,7 +102,6 @@ class WatchedCopies:
         Raises:
             RingFullError: the ring has no room for the series.
         """
-        self.name = info.name
         self.closed = False
         self._device = device
         self._stream = copy_stream

@@ -11,11 +11,8 @@ import logging
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from vllm.model_executor.offloader.base import BaseOffloader
-
 from swtrace.errors import RefusedError, RegistrationError
 from swtrace.series import Series
-from swtrace.series.operations import forget
 from swtrace.series.recording import process_recorder
 from swtrace.units import listed
 from swtrace.vllm.configuration import write_outcome
@@ -23,9 +20,10 @@ from swtrace.vllm.graphs import whole_forward
 from swtrace.vllm.groups import Choice, Refused, Unobservable, alone, observed_group
 from swtrace.vllm.hooks import Hooks
 from swtrace.vllm.layers import find_linear, layer_range, linear_paths, own_layers
+from swtrace.vllm.passing import PassingOffloader
 from swtrace.vllm.presence import ranks_without
 from swtrace.vllm.startup_agreement import agree
-from swtrace.vllm.worker_identity import record_model, record_refused
+from swtrace.vllm.worker_identity import record_refused
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -37,28 +35,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger("vllm.swtrace")
 
 
-class ObservingOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent where types are checked
+class ObservingOffloader(PassingOffloader):
     """Observes the linears that the settings name."""
 
     def __init__(self, settings: Settings, vllm_config: Any, chosen: Any) -> None:
-        """Start without series, and close those of an earlier model in this process.
-
-        Args:
-            settings: which linears.
-            vllm_config: of the engine.
-            chosen: the offloader that vLLM chose, which gets every call.
-        """
-        self._settings = settings
-        self._vllm_config = vllm_config
-        self._chosen = chosen
-        for name in vars(BaseOffloader).keys() - vars(type(self)).keys():
-            if not name.startswith("__") and not name.startswith("_abc"):
-                setattr(self, name, getattr(chosen, name))
+        """Start without series; see :class:`~swtrace.vllm.passing.PassingOffloader`."""
+        super().__init__(settings, vllm_config, chosen)
         self._series: tuple[Series, ...] | None = None
         self._start_layer = self._end_layer = 0
         self._hooks = Hooks()
-        forget()
-        record_model(vllm_config)
 
     def wrap_modules(self, modules_generator: Generator[nn.Module, None, None], prefix: str = "") -> list[nn.Module]:
         """Let the chosen offloader build the decoder layers, then register their linears.

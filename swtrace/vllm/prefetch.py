@@ -9,17 +9,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from vllm.model_executor.offloader.base import BaseOffloader
-
 from swtrace.errors import RefusedError, RegistrationError, RingCreateError, RingFullError
 from swtrace.series.device.accelerator import TorchDevice
-from swtrace.series.operations import forget
 from swtrace.series.recording import process_recorder, propose_run_id
 from swtrace.series.watched import WatchedCopies
 from swtrace.trace.identity import H2D, Offload, SeriesInfo
 from swtrace.vllm.configuration import write_outcome
 from swtrace.vllm.layers import layer_range
-from swtrace.vllm.worker_identity import own_rank, record_model
+from swtrace.vllm.passing import PassingOffloader
+from swtrace.vllm.worker_identity import own_rank
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -43,27 +41,14 @@ def prefetches(offloader: Any) -> bool:
     return isinstance(offloader, PrefetchOffloader)
 
 
-class PrefetchWatcher(BaseOffloader):  # type: ignore[misc]  # vLLM is absent where types are checked
+class PrefetchWatcher(PassingOffloader):
     """Passes every call on to vLLM's prefetch offloader, and records its copies and waits."""
 
     def __init__(self, settings: Settings, vllm_config: Any, chosen: Any) -> None:
-        """Record nothing yet, and close what an earlier model in this process recorded.
-
-        Args:
-            settings: where to record, and how often to time a step.
-            vllm_config: of the engine.
-            chosen: vLLM's offloader.
-        """
-        self._settings = settings
-        self._vllm_config = vllm_config
-        self._chosen = chosen
-        for name in vars(BaseOffloader).keys() - vars(type(self)).keys():
-            if not name.startswith("__") and not name.startswith("_abc"):
-                setattr(self, name, getattr(chosen, name))
+        """Watch nothing yet; see :class:`~swtrace.vllm.passing.PassingOffloader`."""
+        super().__init__(settings, vllm_config, chosen)
         self._modules: list[nn.Module] = []
         self.copies: WatchedCopies | None = None
-        forget()
-        record_model(vllm_config)
 
     def wrap_modules(self, modules_generator: Generator[nn.Module, None, None], prefix: str = "") -> list[nn.Module]:
         """Let vLLM's offloader build and offload the decoder layers."""
@@ -103,10 +88,6 @@ class PrefetchWatcher(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         self._chosen.sync_prev_onload()
         if self.copies is not None:
             self.copies.replays()
-
-    def join_after_forward(self) -> None:
-        """Join the copy stream at the end of a capture."""
-        self._chosen.join_after_forward()
 
     def _watch(self) -> None:
         """Describe what vLLM's offloader moves, and record it from now on."""

@@ -43,6 +43,7 @@ TESTED_THROUGH = {
     "swtrace/report/svg_charts.py": "report/test_page.py",
     "swtrace/series/group.py": "series/test_communicator.py",
     "swtrace/series/watched.py": "vllm/test_prefetch.py",
+    "swtrace/vllm/passing.py": "vllm/test_prefetch.py",
     "swtrace/series/transport.py": "series/test_torch_transport.py",
     "swtrace/trace/identity.py": "trace/test_header.py",
     "swtrace/trace/records.py": "trace/test_ring_reader.py",

@@ -18,7 +18,7 @@ from swtrace.settings import Settings
 from swtrace.trace.identity import RankIdentity
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.ring_reader import RingReader
-from swtrace.vllm import prefetch
+from swtrace.vllm import passing, prefetch
 from tests.support.device.simulated_device import SimulatedDevice
 from tests.support.device.simulated_work import DeviceClock
 from tests.support.vllm.simulated_cuda import Durations, OffloadedModel, Plan
@@ -88,10 +88,10 @@ def watched_model(
             ("layer_range", lambda _config: (0, plan.layers)),
             ("own_rank", lambda _settings, _config: identity.rank),
             ("process_recorder", lambda *_args: recorder),
-            ("record_model", lambda _config: None),
             ("write_outcome", lambda _config, _outcome: None),
         ):
             stack.enter_context(patch.object(prefetch, name, served))
+        stack.enter_context(patch.object(passing, "record_model", lambda _config: None))
         watched = WatchedModel(model, recorder)
         watcher: list[prefetch.PrefetchWatcher] = []
 
