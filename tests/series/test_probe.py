@@ -30,7 +30,7 @@ from swtrace.settings import Settings
 from tests.support.ranks import run_ranks
 
 KIB = 1 << 10
-SIZES = (64 * KIB, 256 * KIB)
+SIZES = (64 * KIB, 4096 * KIB)
 CONCURRENT = (1, 2)
 
 
@@ -129,7 +129,7 @@ def test_all_ranks_have_the_same_profile(probed: list[Probed]) -> None:
 
 
 def test_a_pull_of_a_larger_size_takes_longer(probed: list[Probed]) -> None:
-    """The figures are of what was asked for: four times the bytes take longer at the median."""
+    """The figures are of what was asked for: 64 times the bytes take longer at the median, whatever else runs."""
     small, large = (each.seconds.p50 for each in probed[0].profile.of("pull", 1, computing=False))
     assert large > small
 
