@@ -39,8 +39,9 @@ import numpy as np
 
 import swtrace
 from swtrace.ledger.facts import StepFacts
-from swtrace.ledger.planning.planner import OVERHEAD_NS, Planner
+from swtrace.ledger.planning.planner import Planner
 from swtrace.ledger.planning.prediction import Candidate, Prediction
+from swtrace.ledger.planning.shared import OVERHEAD_NS, SharedPlanner
 from swtrace.profile import Profile
 from swtrace.share import Share
 from tests.support.feeding import feed, ledger
@@ -397,7 +398,7 @@ def cases(
     """Carry out configurations; yield the cases of each, and the two runs of the setting that it repeats."""
     for number, (work, settings) in enumerate(works, 1):
         outcomes = outcomes_of(work, settings)
-        planners = [Planner.of(outcome.steps, profile) for outcome in outcomes[:RUNS]]
+        planners = [SharedPlanner.of(outcome.steps, profile) for outcome in outcomes[:RUNS]]
         pairs = list(itertools.permutations(range(RUNS), 2))
         random.Random(work.seed).shuffle(pairs)  # noqa: S311 - reproducible
         found = [

@@ -9,8 +9,8 @@ import numpy as np
 
 from swtrace.ledger.facts import StepFacts
 from swtrace.ledger.planning.contention import CROWDING, SLOWDOWN
-from swtrace.ledger.planning.planner import OVERHEAD_NS, Planner
 from swtrace.ledger.planning.prediction import Candidate
+from swtrace.ledger.planning.shared import OVERHEAD_NS, SharedPlanner
 from swtrace.profile import Profile, Spread, Timing
 from swtrace.share import Share
 from swtrace.trace.identity import BROADCAST, PULL
@@ -58,9 +58,9 @@ class Ran:
     """Mean, on the rank with the longest."""
     stall_ratio: float
 
-    def planner(self, profile: Profile | None = None, **options: float) -> Planner:
+    def planner(self, profile: Profile | None = None, **options: float) -> SharedPlanner:
         """Return a planner of its steps."""
-        made = Planner.of(self.steps, profile, **options)
+        made = SharedPlanner.of(self.steps, profile, **options)
         assert made is not None
         return made
 

@@ -9,10 +9,9 @@ from swtrace.cli.plan.planning import Question
 from swtrace.cli.plan.series_plan import SeriesPlan
 from swtrace.cli.plan.source import Source
 from swtrace.ledger.facts import SeriesKey
-from swtrace.ledger.planning.candidates import UNSHARED
 from swtrace.ledger.planning.pareto import Budget
 from swtrace.ledger.planning.planner import Baseline
-from swtrace.ledger.planning.prediction import Candidate, Interval, Prediction
+from swtrace.ledger.planning.prediction import UNSHARED, Candidate, Interval, Prediction
 from swtrace.plan_file import Conditions
 from swtrace.share import Share
 from tests.support.recorded_run import series_info
@@ -37,7 +36,7 @@ def predicted(
     step = Interval(step_ms * MS, 0.98 * step_ms * MS, 1.02 * step_ms * MS)
     return Prediction(
         candidate=Candidate(given, k, transport, "static", 8),
-        shared_layers=len(given.layers(0, LAYERS)),
+        selected_layers=len(given.layers(0, LAYERS)),
         stack_layers=LAYERS,
         memory_bytes=(LAYERS - saved) * LAYER_BYTES,
         saved_bytes=saved * LAYER_BYTES,

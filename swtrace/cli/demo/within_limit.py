@@ -93,10 +93,10 @@ def _no_choice(plan: SeriesPlan) -> str:
 def _larger(plan: SeriesPlan, chosen: Prediction) -> tuple[str, ...]:
     """Say why no larger share was chosen: the next one that saves more memory, with its least stalled settings."""
     larger = [
-        (each.shared_layers, each.stall_ratio.high, each)
+        (each.selected_layers, each.stall_ratio.high, each)
         for each in plan.predictions
         if each.stall_ratio is not None
-        and each.shared_layers > chosen.shared_layers
+        and each.selected_layers > chosen.selected_layers
         and each.saved_bytes > chosen.saved_bytes
     ]
     if not larger:

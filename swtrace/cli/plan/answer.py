@@ -132,7 +132,7 @@ def settings_in_words(candidate: Candidate) -> str:
 
 def layers(prediction: Prediction) -> str:
     """Return how many layers are shared: ``31 of 61``."""
-    return f"{prediction.shared_layers} of {prediction.stack_layers}"
+    return f"{prediction.selected_layers} of {prediction.stack_layers}"
 
 
 def duration(interval: Interval | None) -> str:

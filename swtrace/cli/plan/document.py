@@ -67,7 +67,7 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
 def _prediction(plan: SeriesPlan, prediction: Prediction) -> dict[str, Any]:
     return {
         **_candidate(prediction.candidate),
-        "shared_layers": prediction.shared_layers,
+        "selected_layers": prediction.selected_layers,
         "memory_bytes": prediction.memory_bytes,
         "saved_bytes": prediction.saved_bytes,
         "step_seconds": _interval(prediction.step_ns, _NS),

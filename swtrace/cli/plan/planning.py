@@ -10,9 +10,9 @@ from swtrace.cli.plan.asked import Values
 from swtrace.cli.plan.series_plan import SeriesPlan, conditions, phases
 from swtrace.cli.plan.source import Source
 from swtrace.ledger.facts import SeriesFacts, StepFacts
+from swtrace.ledger.planning.calibrate import calibrate
 from swtrace.ledger.planning.candidates import PREFETCH_STEPS, SHARES, Axes
 from swtrace.ledger.planning.pareto import Budget
-from swtrace.ledger.planning.planner import Planner
 from swtrace.profile import FAMILIES, Profile
 from swtrace.trace.identity import H2D, SeriesInfo
 
@@ -101,7 +101,7 @@ def _plan(
             f"{facts.key.name} ran in a group of one rank; pass the number of ranks that would share it with --ranks",
             ExitCode.USAGE,
         )
-    planner = Planner.of(steps, question.profile, scale_compute=question.scale_compute, bandwidth=question.bandwidth)
+    planner = calibrate(steps, question.profile, scale_compute=question.scale_compute, bandwidth=question.bandwidth)
     predictions = []
     if planner is not None:
         candidates = list(axes.candidates(info.start_layer, info.stack_layers))

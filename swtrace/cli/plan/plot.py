@@ -47,7 +47,7 @@ class Axis:
         high = max(each.high for each in intervals)
         if limit is not None:
             high = max(high, min(limit, 2 * high) if high else limit)
-        if high <= low:
+        if high - low <= _ROUNDING * abs(high):
             high = low + max(abs(low) * 0.01, factor)
         step = round_distance((high - low) / _TICKS)
         digits = max(0, -math.floor(math.log10(step / factor) + 1e-9))

@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from swtrace.ledger.facts import SeriesKey, StepFacts
-from swtrace.ledger.planning.candidates import UNSHARED
 from swtrace.ledger.planning.pareto import Budget, choose, front
 from swtrace.ledger.planning.planner import Baseline
-from swtrace.ledger.planning.prediction import Candidate, Prediction
+from swtrace.ledger.planning.prediction import UNSHARED, Candidate, Prediction
 from swtrace.plan_file import Conditions, PlanFile
 from swtrace.settings import CONFIG_KEY, VARIABLES
 from swtrace.trace.identity import SeriesInfo

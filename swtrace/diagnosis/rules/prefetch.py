@@ -10,7 +10,7 @@ from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import HIDDEN_BELOW, Finding, Level
 from swtrace.diagnosis.rule import STALLS, About, Needs, Rule
 from swtrace.diagnosis.rules.channel import transfers_known
-from swtrace.ledger.planning.planner import Planner
+from swtrace.ledger.planning.calibrate import calibrate
 from swtrace.trace.identity import H2D
 from swtrace.units import milliseconds
 
@@ -37,7 +37,7 @@ class OtherPrefetchStep(Rule):
         worst = max((rank.recent.stall_ratio or 0.0 for rank in facts.ranks), default=0.0)
         if worst < HIDDEN_BELOW or not transfers_known(facts) or info.kind == H2D:  # no replay knows its ring
             return
-        planner = Planner.of(steps[-_PREDICTED_FROM:])
+        planner = calibrate(steps[-_PREDICTED_FROM:])
         if planner is None:
             return
         k = info.prefetch_step

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from swtrace.ledger.planning.prediction import Candidate
-from swtrace.share import ALL_LAYERS, NONE, Share
+from swtrace.ledger.planning.prediction import UNSHARED, Candidate
+from swtrace.share import ALL_LAYERS, Share
 
-UNSHARED = Share(NONE)
 SHARES = (ALL_LAYERS, *map(Share, ("3/4", "2/3", "1/2", "1/3", "1/4")))
 PREFETCH_STEPS = tuple(range(1, 9))
 

@@ -4,25 +4,62 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from swtrace.plan_file import CONFIDENCE, Interval
-from swtrace.share import Share
+import numpy as np
+import numpy.typing as npt
 
-__all__ = ["CONFIDENCE", "Candidate", "Interval", "Prediction"]
+from swtrace.plan_file import CONFIDENCE, Interval
+from swtrace.share import ALL_LAYERS, NONE, Share
+
+__all__ = ["CONFIDENCE", "Candidate", "Grouping", "Interval", "Prediction", "Replayed"]
+
+_Float = npt.NDArray[np.float64]
+UNSHARED = Share(NONE)
+"""Every layer stays on every rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """How vLLM chooses the layers that it offloads to host memory."""
+
+    group_size: int
+    """Decoder layers per group."""
+    num_in_group: int
+    """How many of each group are offloaded: the last ones."""
+
+    def share(self, start_layer: int, stack_layers: int) -> Share:
+        """Return which of the decoder layers from ``start_layer`` on are offloaded."""
+        first = self.group_size - self.num_in_group
+        layers = tuple(start_layer + n for n in range(stack_layers) if n % self.group_size >= first)
+        return ALL_LAYERS if len(layers) == stack_layers else Share.of_layers(layers) if layers else UNSHARED
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Settings under which a linear could be shared."""
+    """Settings under which a linear could be shared, or under which vLLM could offload decoder layers."""
 
     share: Share
+    """The layers that are shared or offloaded."""
     prefetch_step: int
-    """Counts shared layers."""
+    """Counts these layers."""
     transport: str
-    """``broadcast`` or ``pull``."""
+    """``broadcast``, ``pull`` or ``h2d``."""
     windows: str
     """``static`` or ``rolling``."""
     ranks: int
     """Size of the group."""
+    grouping: Grouping | None = None
+    """Only of offloaded layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """Replayed steps, in ns; ``[step, rank]``."""
+
+    step_ns: _Float
+    stall_ns: _Float
+    slack_ns: _Float
+    waits: int
+    """Receivers' waits of all replayed steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +67,13 @@ class Prediction:
     """What a candidate would give."""
 
     candidate: Candidate
-    shared_layers: int
+    selected_layers: int
+    """Decoder layers that are shared or offloaded."""
     stack_layers: int
-    """Decoder layers of a rank, shared or not."""
+    """All decoder layers of a rank."""
     memory_bytes: int
-    """What the rank that holds most would hold of this linear: resident layers, layers that it owns, and windows."""
+    """What the rank that holds most would hold of this linear: resident layers, layers that it owns, and windows
+    or buffers."""
     saved_bytes: int
     """What this saves compared with every layer on every rank; negative if the windows outweigh it."""
     step_ns: Interval | None

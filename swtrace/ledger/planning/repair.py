@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.facts import StepFacts
-from swtrace.ledger.planning.planner import NORMAL, Otherwise, Planner, on_device
+from swtrace.ledger.planning.planner import NORMAL
 from swtrace.ledger.planning.replay import Settings
+from swtrace.ledger.planning.shared import Otherwise, SharedPlanner, on_device
 from swtrace.ledger.planning.workload import Workload
 from swtrace.ledger.rendezvous import Rendezvous
 
@@ -89,10 +90,10 @@ def savings(steps: Sequence[StepFacts], repairs: Sequence[Repair]) -> list[Savin
 
     Returns:
         None where it is unknown: there are not enough consecutive steps that are complete
-        (:meth:`~swtrace.ledger.planning.planner.Planner.of`), the replay misses the run itself, or no other rank shows
-        how long something takes on a healthy one.
+        (:meth:`~swtrace.ledger.planning.shared.SharedPlanner.of`), the replay misses the run itself, or no other rank
+        shows how long something takes on a healthy one.
     """
-    planner = Planner.of(steps)
+    planner = SharedPlanner.of(steps)
     found: list[list[Saving]] = [[] for _ in repairs]
     for group in planner.otherwise([_Mended(repair) for repair in repairs]) if planner is not None else ():
         for number, changed_ns in enumerate(group.changed_ns):

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from swtrace.ledger.channel import SERIAL
 from swtrace.ledger.planning.contention import Busy, Contention, meanwhile, senders
+from swtrace.ledger.planning.prediction import Replayed
 from swtrace.ledger.planning.workload import Workload
 from swtrace.ledger.rendezvous import Rendezvous
 
@@ -53,17 +54,6 @@ class Settings:
     """``[step, rank, position]``: time on the channel if nothing slows it down; NaN where the rank owns the layer."""
     overhead_ns: float
     contention: Contention
-
-
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """Replayed steps, in ns; ``[step, rank]``."""
-
-    step_ns: _Float
-    stall_ns: _Float
-    slack_ns: _Float
-    waits: int
-    """Receivers' waits of all replayed steps."""
 
 
 def replay(workload: Workload, settings: Settings, runs: int = 1) -> Replayed:

@@ -167,7 +167,7 @@ def test_the_second_run_has_the_settings_of_the_plan(demo: RunDemo) -> None:
     second = Demo(result["second_run"], Path())
     (series,) = second.result["summary"]["series"]
     chosen = plan["chosen"]
-    assert (len(series["layers"]), series["prefetch_step"]) == (chosen["shared_layers"], chosen["prefetch_step"])
+    assert (len(series["layers"]), series["prefetch_step"]) == (chosen["selected_layers"], chosen["prefetch_step"])
     assert second.result["outputs_identical"]
     assert f"{100 * chosen['stall_ratio']['value']:.1f} %" in rest[0]
     assert f"measured {100 * max(rank['stall_ratio'] for rank in ranks_of(second)):.1f} %" in rest[0]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swtrace.ledger.planning.candidates import SHARES, UNSHARED, Axes
+from swtrace.ledger.planning.candidates import SHARES, Axes
+from swtrace.ledger.planning.prediction import UNSHARED
 from swtrace.share import Share
 
 

@@ -13,7 +13,7 @@ def predicted(saved: int, step: float, stall_high: float = 0.0, *, k: int = 1, w
     """Return a prediction of a linear of 100 bytes."""
     return Prediction(
         candidate=Candidate(ALL_LAYERS, k, "pull", windows, 2),
-        shared_layers=10,
+        selected_layers=10,
         stack_layers=10,
         memory_bytes=100 - saved,
         saved_bytes=saved,

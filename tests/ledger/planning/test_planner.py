@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from swtrace.ledger.planning.planner import DRIFT, DRIFT_OF_STALL, FEWEST_STEPS, Planner, memory_bytes
+from swtrace.ledger.planning.planner import DRIFT, DRIFT_OF_STALL, FEWEST_STEPS
 from swtrace.ledger.planning.prediction import Interval
+from swtrace.ledger.planning.shared import SharedPlanner
 from swtrace.profile import Spread
 from swtrace.share import Share
 from swtrace.trace.identity import PULL
@@ -209,9 +210,9 @@ def test_few_steps_are_no_basis() -> None:
     """There is no planner of fewer consecutive steps, nor across a missing one."""
     steps = ran(uneven()).steps
 
-    assert Planner.of(steps[-FEWEST_STEPS:]) is None
-    assert Planner.of((*steps[-FEWEST_STEPS - 3 : -4], *steps[-3:])) is None
-    assert Planner.of(steps[-FEWEST_STEPS - 1 :]) is not None
+    assert SharedPlanner.of(steps[-FEWEST_STEPS:]) is None
+    assert SharedPlanner.of((*steps[-FEWEST_STEPS - 3 : -4], *steps[-3:])) is None
+    assert SharedPlanner.of(steps[-FEWEST_STEPS - 1 :]) is not None
 
 
 @pytest.mark.parametrize(
@@ -227,8 +228,8 @@ def test_memory_counts_resident_and_owned_layers_and_windows(
     share: str, prefetch_step: int, windows: str, layers: int
 ) -> None:
     """On the rank that holds most."""
-    info = next(info for info in ran(uneven()).steps[0].infos if info is not None)
+    planner = ran(uneven()).planner()
 
-    held = memory_bytes(info, replace(candidate(share, prefetch_step), share=Share(share), windows=windows))
+    held = planner.memory_bytes(replace(candidate(share, prefetch_step), share=Share(share), windows=windows))
 
     assert held == layers * BYTES

@@ -10,7 +10,8 @@ import pytest
 
 from swtrace.ledger.facts import StepFacts
 from swtrace.ledger.planning.contention import Contention
-from swtrace.ledger.planning.replay import WARM_UP, Replayed, Settings, replay
+from swtrace.ledger.planning.prediction import Replayed
+from swtrace.ledger.planning.replay import WARM_UP, Settings, replay
 from swtrace.ledger.planning.workload import consecutive, measure
 from tests.support.feeding import feed, ledger
 from tests.support.schedules import simulate
