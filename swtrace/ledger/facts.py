@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from swtrace.ledger.alignment import AlignedClock
 from swtrace.ledger.requests import Links
-from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
+from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo, Terms
 from swtrace.trace.schema import Phase, StepFlag
 
 Nanoseconds = npt.NDArray[np.int64]
@@ -484,6 +484,11 @@ class SeriesFacts:
     def shared(self) -> bool:
         """Whether the layers are shared. Otherwise the series is observed: nothing moves, and nothing can stall."""
         return all(rank.info.shared for rank in self.ranks)
+
+    @property
+    def terms(self) -> Terms:
+        """How sentences speak of the layers."""
+        return self.ranks[0].info.terms
 
     @property
     def moves(self) -> str:

@@ -268,8 +268,8 @@ def _slowest(facts: SeriesFacts, found: SeriesDigest) -> str:
     keys = (
         ("compute", "compute"),
         ("stall", "stalled"),
-        ("hidden", f"{facts.ranks[0].info.moves}, hidden"),
-        ("exposed", f"{facts.ranks[0].info.moves}, exposed"),
+        ("hidden", f"{facts.terms.move}, hidden"),
+        ("exposed", f"{facts.terms.move}, exposed"),
     )
     charts = []
     for duration, _, step in steps:

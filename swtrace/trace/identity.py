@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import NamedTuple, Self
 from urllib.parse import unquote
 
@@ -15,6 +15,36 @@ from swtrace.units import counted
 BROADCAST, PULL, H2D = KINDS = ("broadcast", "pull", "h2d")
 """Kinds of transfers: a broadcast to all ranks, a rank's own copy from the owner's memory, and a copy from host memory
 to the device that other code makes, and that is only watched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How sentences speak of layers that one kind of transfer brings."""
+
+    move: str
+    """What brings a layer."""
+    share: str
+    """What is done with layers that need not stay on every rank, as a verb ..."""
+    shared: str
+    """... as a participle ..."""
+    sharing: str
+    """... and as a noun."""
+    source: str
+    """Where a layer comes from."""
+
+
+_SHARED = Terms("broadcast", "share", "shared", "sharing", "its owner")
+TERMS = {
+    BROADCAST: _SHARED,
+    PULL: replace(_SHARED, move="copy"),
+    H2D: Terms("copy", "offload", "offloaded", "offloading", "host memory"),
+}
+"""By kind."""
+
+
+def terms(kind: str) -> Terms:
+    """Return the words for a kind of transfer; those of copies between ranks for layers that nothing moves."""
+    return TERMS.get(kind, TERMS[PULL])
 
 
 class RankKey(NamedTuple):
@@ -206,16 +236,12 @@ class SeriesInfo:
     @property
     def layer_term(self) -> str:
         """What positions and the prefetch step count, in words."""
-        return "layer" if self.num_layers == self.stack_layers else f"{self._selected} layer"
+        return "layer" if self.num_layers == self.stack_layers else f"{self.terms.shared} layer"
 
     @property
     def extent(self) -> str:
         """Which layers are shared, in words: ``layers 0-60``, or ``31 of 61 layers shared``, or ``offloaded``."""
-        return extent(self.layers, self.start_layer, self.stack_layers, self._selected)
-
-    @property
-    def _selected(self) -> str:
-        return "offloaded" if self.kind == H2D else "shared"
+        return extent(self.layers, self.start_layer, self.stack_layers, self.terms.shared)
 
     @property
     def sharing(self) -> str:
@@ -234,9 +260,9 @@ class SeriesInfo:
         return self.rendezvous != "receiver"
 
     @property
-    def moves(self) -> str:
-        """What brings a layer into a window, for sentences: ``broadcast`` or ``copy``."""
-        return BROADCAST if self.kind == BROADCAST else "copy"
+    def terms(self) -> Terms:
+        """How sentences speak of these layers."""
+        return terms(self.kind)
 
     @property
     def owned_bytes(self) -> int:

@@ -116,7 +116,7 @@ class ReadyUnobserved(Rule):
         yield Finding(
             "ready_unobserved",
             Level.NOTE,
-            f"For {units.ratio(bounds / waits)} of the waits, the end of the {case.facts.ranks[0].info.moves} was not "
+            f"For {units.ratio(bounds / waits)} of the waits, the end of the {case.facts.terms.move} was not "
             "observed: their stalls are upper bounds.",
             {"share": bounds / waits},
         )

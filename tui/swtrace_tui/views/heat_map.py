@@ -528,7 +528,7 @@ def explanation(series: SeriesView, group_rank: int, position: int) -> list[str]
     title = f"{name}, layer {layer}, from {'host memory' if offloaded else series.rank_name(source)}"
     waits = [step for step in steps if step.receiver[group_rank, position]]
     if not waits:
-        return [title, f"The rank waited for no {series.facts.ranks[0].info.moves} of this layer in these steps."]
+        return [title, f"The rank waited for no {series.facts.terms.move} of this layer in these steps."]
     cell = (group_rank, position)
     stalls = np.array([int(step.stall_ns[cell]) for step in waits])
     slack = np.array([int(step.slack_ns[cell]) for step in waits])
