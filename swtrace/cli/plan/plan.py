@@ -254,6 +254,14 @@ def _save(made: Sequence[SeriesPlan], path: Path) -> None:
     Raises:
         CommandError: there is no plan, or more than one.
     """
+    from swtrace.trace.identity import H2D
+
+    if any(plan.info.kind == H2D for plan in made):
+        raise CommandError(
+            "--save writes a plan for ranks that share weights (SWTRACE_PLAN); for vLLM's offloading, pass vLLM the "
+            "arguments that are printed",
+            ExitCode.USAGE,
+        )
     found = [each for each in (plan.plan_file() for plan in made) if each is not None]
     if len(found) > 1:
         names = ", ".join(f"{each.series} from layer {each.start_layer}" for each in found)
@@ -278,12 +286,15 @@ def _check(made: Sequence[SeriesPlan], question: Question, *, explicit: bool) ->
         CommandError: nothing was predicted, or nothing is within the limits.
     """
     from swtrace.cli.plan import answer
+    from swtrace.trace.identity import H2D
 
     if not any(plan.predicted for plan in made):
         raise CommandError(f"nothing can be predicted; {question.remedy(made)}")
     without = [plan for plan in made if plan.chosen is None]
     if explicit and without:
+        offloaded = without[0].info.kind == H2D
+        of = counted(len(without), "rank" if offloaded else "linear")
+        options = "--prefetch-step" if offloaded else "--share and --prefetch-step"
         raise CommandError(
-            f"nothing fits {answer.budget(without[0])} for {counted(len(without), 'linear')}; allow more, or try other "
-            "values of --share and --prefetch-step"
+            f"nothing fits {answer.budget(without[0])} for {of}; allow more, or try other values of {options}"
         )

@@ -26,6 +26,10 @@ class Grouping:
     num_in_group: int
     """How many of each group are offloaded: the last ones."""
 
+    def __str__(self) -> str:
+        """Return it in words: ``1 of 4``."""
+        return f"{self.num_in_group} of {self.group_size}"
+
     def share(self, start_layer: int, stack_layers: int) -> Share:
         """Return which of the decoder layers from ``start_layer`` on are offloaded."""
         first = self.group_size - self.num_in_group
