@@ -35,7 +35,7 @@ def page(source: Source, plans: Sequence[SeriesPlan], question: Question) -> str
         f"<title>swtrace plan: {escape(source.name)}</title>\n"
         f"<style>{style()}</style>\n</head>\n<body>\n"
         f'<p class="dim product"><b>swtrace</b> {__version__} plan from {escape(source.name)}</p>'
-        f"<h1>{escape(source.model or source.name)}</h1>"
+        f"<h1>{escape(source.model or 'What other settings would give')}</h1>"
         f'<p class="dim">run {escape(source.run_id)}</p>\n'
         f"{sections}\n{notes}\n{reading}\n{words.section()}\n</body>\n</html>\n"
     )

@@ -73,7 +73,7 @@ def plan(
         str | None,
         typer.Option(
             "--memory",
-            help="Choose the fastest that leaves at most this much of the linear on a rank, such as 4GiB. With "
+            help="Choose the fastest that leaves at most this much of the weights on a rank, such as 4GiB. With "
             "--max-stall, choose what saves most within both.",
             metavar="SIZE",
             rich_help_panel=_CHOOSE,
@@ -92,7 +92,7 @@ def plan(
         str | None,
         typer.Option(
             "--prefetch-step",
-            help="Prefetch steps, counted in shared layers, such as 1,2,4. Default: 1 to 8.",
+            help="Prefetch steps, counted in shared or offloaded layers, such as 1,2,4. Default: 1 to 8.",
             metavar="K,...",
             rich_help_panel=_TRY,
         ),
@@ -129,7 +129,7 @@ def plan(
         str | None,
         typer.Option(
             "--bandwidth",
-            help="A transport that delivers this much to each rank, such as 12GB/s or 100Gbit/s.",
+            help="Transfers that bring this much to each rank, such as 12GB/s or 100Gbit/s.",
             metavar="RATE",
             rich_help_panel=_ASSUME,
         ),
@@ -179,7 +179,7 @@ def plan(
     force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Predict what sharing would save and cost with other settings, and choose some, before you change anything.
+    """Predict what other settings would save and cost, and choose some, before you change anything.
 
     It reads steps that were measured: from a recording, from the rings of this host (the files in shared memory to
     which ranks write), or through daemons. From them it predicts step time, stall and memory for other shares of the
@@ -187,7 +187,8 @@ def plan(
     settings to copy.
 
     The run may share already. Or it only watches its linears (SWTRACE_SHARE=none); then pass --profile, with what
-    `swtrace probe` measured. Predictions hold for the measured load.
+    `swtrace probe` measured. Or vLLM offloads layers to host memory (--offload-backend prefetch); then predictions are
+    about its group size, number in group and prefetch step. They hold for the measured load.
 
     Settings without a prediction are counted below the table, with the reason. Exits with 1 if nothing can be
     predicted, or nothing is within --max-stall and --memory.

@@ -97,7 +97,7 @@ class Question:
         unfit = [option for option, value in given.items() if value is not None]
         if unfit:
             raise CommandError(
-                f"{unfit[0]} is about layers that ranks share, but in series {name}, vLLM offloads layers by group; use "
+                f"{unfit[0]} is about layers that ranks share, but in series {name} vLLM offloads them by group; use "
                 "--prefetch-step, --bandwidth or --scale-compute",
                 ExitCode.USAGE,
             )

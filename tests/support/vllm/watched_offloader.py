@@ -21,7 +21,8 @@ from swtrace.trace.ring_reader import RingReader
 from swtrace.vllm import passing, prefetch
 from tests.support.device.simulated_device import SimulatedDevice
 from tests.support.device.simulated_work import DeviceClock
-from tests.support.vllm.simulated_cuda import Durations, OffloadedModel, Plan
+from tests.support.offload_arithmetic import Durations, Plan
+from tests.support.vllm.simulated_cuda import OffloadedModel
 
 
 class WatchedModel:
