@@ -31,7 +31,7 @@ class Plan:
         return [n for n in range(self.layers) if n % self.group_size >= self.group_size - self.num_in_group]
 
     def following(self, position: int) -> int:
-        """Return which copy starts after a forward: the next in the same slot, from where the last goes to the first."""
+        """Return which copy starts after a forward: the next in the same slot, and after the last one the first."""
         count, slots = len(self.offloaded()), self.prefetch_step
         if self.colliding or slots >= count:
             return (position + slots) % count

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from swtrace.ledger.facts import StepFacts
 from swtrace.ledger.planning.planner import FEWEST_STEPS, MOST_STEPS, Means, Planner, Times
 from swtrace.ledger.planning.prediction import UNSHARED, Candidate, Grouping, Replayed
+from swtrace.ledger.planning.replay import WARM_UP
 from swtrace.ledger.planning.workload import consecutive
 from swtrace.trace.identity import H2D, SeriesInfo
 
@@ -69,7 +70,7 @@ class OffloadPlanner(Planner):
         self._run, self._scale, self._bandwidth = measured, scale_compute, bandwidth
         self._slot_bytes = info.window_bytes / max(1, info.window_count)
         self._places = np.array(info.layers, np.int64) - info.start_layer
-        super().__init__(info, own_settings(info), [Times(*(each[1:] for each in measured.took))])
+        super().__init__(info, own_settings(info), [measured.took])
 
     @classmethod
     def of(
@@ -111,16 +112,17 @@ class OffloadPlanner(Planner):
         half = len(self._run.head) // 2
         unseen = self._run.part(slice(-half, None))
         found = self._replayed(replace(unseen, copies=self._run.copies[:half]), self.measured.candidate)
-        return [(found, Times(*(each[1:] for each in unseen.took)))]
+        return [(found, unseen.took)]
 
     def _replayed(self, run: _Measured, candidate: Candidate, bandwidth: float | None = None) -> Replayed:
-        """Replay the steps. The first, before which the copies are not known, does not count."""
+        """Replay the steps. What the copies are doing when they begin comes from replays of the first one."""
         places = self._layers(candidate.share)
         nearest = [int(np.abs(self._places - place).argmin()) for place in places]
         copies = run.copies[:, nearest]
         if bandwidth is not None:
             copies = np.full_like(copies, 1e9 * self._info.layer_bytes / bandwidth)
-        took = list(_steps(run, places, copies, candidate.prefetch_step))[1:]
+        rows = np.concatenate((np.zeros(WARM_UP, np.int64), np.arange(len(copies))))
+        took = list(_steps(run, rows, places, copies, candidate.prefetch_step))[WARM_UP:]
         step, stall, slack = np.array(took).T[..., np.newaxis]
         return Replayed(step, stall, slack, waits=len(took) * len(places))
 
@@ -170,9 +172,9 @@ def candidates(info: SeriesInfo, prefetch_steps: Sequence[int]) -> Iterator[Cand
 
 
 def _steps(
-    run: _Measured, places: Sequence[int], copies: _Float, prefetch_step: int
+    run: _Measured, rows: npt.NDArray[np.int64], places: Sequence[int], copies: _Float, prefetch_step: int
 ) -> Iterator[tuple[float, float, float]]:
-    """Yield step time, stall and slack of each step with these layers offloaded."""
+    """Yield step time, stall and slack of each of these steps, one after the other, with other layers offloaded."""
     count = len(places)
     after = [refilled_by(position, prefetch_step, count) for position in range(count)]
     edges = [*places, run.layers.shape[1]]
@@ -180,15 +182,13 @@ def _steps(
     before = np.diff(sums[:, edges], axis=1, prepend=0) - np.pad(run.layers[:, list(places)], ((0, 0), (1, 0)))
     before[:, 0] += run.head
     before[:, -1] += run.tail
+    computes, resident, copying = run.layers[:, list(places)].tolist(), before.tolist(), copies.tolist()
     ready = [-np.inf] * count
     free = now = 0.0
-    for step, (computes, resident) in enumerate(
-        zip(run.layers[:, list(places)].tolist(), before.tolist(), strict=True)
-    ):
+    for step, then in zip(rows, [*rows[1:], rows[-1]], strict=True):
         begin, stall, slack = now, 0.0, 0.0
-        of_step, of_next = copies[step].tolist(), copies[min(step + 1, len(copies) - 1)].tolist()
         for position in range(count):
-            now += resident[position]
+            now += resident[step][position]
             late = ready[position] - now
             if late > 0:
                 stall += late
@@ -196,11 +196,11 @@ def _steps(
             else:
                 slack -= late
                 now += run.passed
-            now += computes[position]
+            now += computes[step][position]
             following = after[position]
-            free = max(now, free) + (of_step if following > position else of_next)[following]
+            free = max(now, free) + copying[step if following > position else then][following]
             ready[following] = free
-        now += resident[count]
+        now += resident[step][count]
         yield now - begin, stall, slack
         now += run.gap[step]
 

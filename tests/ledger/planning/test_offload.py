@@ -36,6 +36,7 @@ class Truth:
 
     @classmethod
     def of(cls, plan: Plan, durations: Durations) -> Truth:
+        """Return it for a run whose host waits for each step."""
         starts: dict[tuple[int, int], int] = {}
         waits = expected(plan, durations, starts)
         counted = range(2, plan.steps - 1)
@@ -172,7 +173,7 @@ def test_a_run_that_changes_is_not_predicted(tmp_path: Path) -> None:
     assert "does not fit" in planner.predict(planner.measured.candidate).refusal
 
 
-def test_candidates_are_even_shares(tmp_path: Path) -> None:
+def test_candidates_are_even_shares() -> None:
     """No share twice, the run's own grouping, prefetch steps below the number of layers, and no offloading last."""
     info = described(Plan(group_size=24, num_in_group=3, prefetch_step=2))
     made = list(candidates(info, [1, 2, 8]))
