@@ -63,8 +63,7 @@ def offloading(folder: Path, plan: Plan, durations: Durations) -> tuple[StepFact
         for step in range(plan.steps):
             with copies.step(tokens=1, requests=1):
                 ring.run(step)
-            device.host.now_ns = max(device.host.now_ns, device.compute(0).end_ns or 0)
-            device.catch_up()
+            device.wait_for_computes()
         device.synchronise()
         copies.close()
         with RingReader.open(recorder.path) as reader:
