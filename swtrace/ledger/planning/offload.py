@@ -68,7 +68,7 @@ class OffloadPlanner(Planner):
     def __init__(self, info: SeriesInfo, measured: _Measured, scale_compute: float, bandwidth: float | None) -> None:
         """See :meth:`of`."""
         self._run, self._scale, self._bandwidth = measured, scale_compute, bandwidth
-        self._slot_bytes = info.window_bytes / max(1, info.window_count)
+        self._buffer_bytes = info.window_bytes / info.prefetch_step
         self._places = np.array(info.layers, np.int64) - info.start_layer
         super().__init__(info, own_settings(info), [measured.took])
 
@@ -84,7 +84,7 @@ class OffloadPlanner(Planner):
         # The first step shows only when the last copies before it began, the last one only when the next began.
         run = consecutive(steps, FEWEST_STEPS + 2)[-(MOST_STEPS + 2) :] if steps else []
         info = run[0].infos[0] if run else None
-        if info is None or info.kind != H2D or len(run) < FEWEST_STEPS + 2:
+        if info is None or info.kind != H2D or not info.prefetch_step or len(run) < FEWEST_STEPS + 2:
             return None
         return cls(info, _take_apart(run, info), scale_compute, bandwidth)
 
@@ -92,7 +92,7 @@ class OffloadPlanner(Planner):
         """Return what the rank would hold: resident layers, and buffers."""
         info = self._info
         resident = info.stack_layers - len(info.layers_of(candidate.share))
-        return resident * info.layer_bytes + round(candidate.prefetch_step * self._slot_bytes)
+        return resident * info.layer_bytes + round(candidate.prefetch_step * self._buffer_bytes)
 
     def _refusal(self, candidate: Candidate, layers: Sequence[int]) -> str:
         if layers and candidate.prefetch_step >= len(layers) and candidate != self.measured.candidate:
