@@ -23,11 +23,12 @@ from swtrace.ledger.planning.planner import FEWEST_STEPS, MOST_STEPS, Means, Pla
 from swtrace.ledger.planning.prediction import UNSHARED, Candidate, Grouping, Replayed
 from swtrace.ledger.planning.replay import WARM_UP
 from swtrace.ledger.planning.workload import consecutive
+from swtrace.share import Share
 from swtrace.trace.identity import H2D, SeriesInfo
 
 _Float = npt.NDArray[np.float64]
 
-GROUP_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)
+GROUP_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32)
 """Decoder layers per group that are worth trying; in larger groups, only one of them."""
 _LARGEST_FILLED = 8
 
@@ -95,12 +96,23 @@ class OffloadPlanner(Planner):
         return resident * info.layer_bytes + round(candidate.prefetch_step * self._buffer_bytes)
 
     def _refusal(self, candidate: Candidate, layers: Sequence[int]) -> str:
-        if layers and candidate.prefetch_step >= len(layers) and candidate != self.measured.candidate:
+        own = self.measured.candidate
+        if not layers or candidate == own:
+            return ""
+        if candidate.share != own.share and (own.grouping is None or own.share != self._share(own.grouping)):
+            return (
+                "vLLM does not offload every layer that its groups name, so some have none of the weights to offload; "
+                "which layers other groups would offload is unknown"
+            )
+        if candidate.prefetch_step >= len(layers):
             return (
                 f"prefetch step {candidate.prefetch_step} takes as many buffers as layers are offloaded or more: it "
                 "saves nothing"
             )
         return ""
+
+    def _share(self, grouping: Grouping) -> Share:
+        return grouping.share(self._info.start_layer, self._info.stack_layers)
 
     def _replay(self, candidate: Candidate) -> Means:
         return Means.of([self._replayed(self._run.scaled(self._scale), candidate, self._bandwidth)])
@@ -142,7 +154,7 @@ def own_settings(info: SeriesInfo) -> Candidate:
     """Return the settings of a run that offloads."""
     offload = info.offload
     grouping = None if offload is None else Grouping(offload.group_size, offload.num_in_group)
-    share = UNSHARED if grouping is None else grouping.share(info.start_layer, info.stack_layers)
+    share = Share.of_selected(info.layers, info.stack_layers)
     return Candidate(share, info.prefetch_step, H2D, info.windows, 1, grouping)
 
 
@@ -159,8 +171,8 @@ def candidates(info: SeriesInfo, prefetch_steps: Sequence[int]) -> Iterator[Cand
         for count in range(1, max(2, size) if size <= _LARGEST_FILLED else 2)
         if np.gcd(size, count) == 1
     ]
-    for grouping in [*groupings, *([own.grouping] if own.grouping is not None else [])]:
-        share = grouping.share(info.start_layer, info.stack_layers)
+    named = [(each.share(info.start_layer, info.stack_layers), each) for each in groupings]
+    for share, grouping in [(own.share, own.grouping), *named]:
         layers = info.layers_of(share)
         if not layers or layers in seen:
             continue

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.plan_file import CONFIDENCE, Interval
-from swtrace.share import ALL_LAYERS, NONE, Share
+from swtrace.share import NONE, Share
 
 __all__ = ["CONFIDENCE", "Candidate", "Grouping", "Interval", "Prediction", "Replayed"]
 
@@ -34,7 +34,7 @@ class Grouping:
         """Return which of the decoder layers from ``start_layer`` on are offloaded."""
         first = self.group_size - self.num_in_group
         layers = tuple(start_layer + n for n in range(stack_layers) if n % self.group_size >= first)
-        return ALL_LAYERS if len(layers) == stack_layers else Share.of_layers(layers) if layers else UNSHARED
+        return Share.of_selected(layers, stack_layers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,6 +151,20 @@ def test_as_many_buffers_as_layers_are_refused(tmp_path: Path) -> None:
     assert refused.step_ns is None
 
 
+def test_layers_without_weights_to_offload_leave_other_groups_unknown(tmp_path: Path) -> None:
+    """With ``--offload-params``, vLLM leaves out layers that have none of these; what others have is not recorded."""
+    steps = offloading(tmp_path, RUNS[1], Durations())
+    info = steps[0].infos[0]
+    assert info is not None
+    assert info.offload is not None
+    named = replace(info, offload=replace(info.offload, group_size=4, num_in_group=3))
+    planner = OffloadPlanner(named, offload._take_apart(steps[2:], info), 1.0, None)
+    tried = [planner.predict(each) for each in candidates(named, [1, 2])]
+    own = planner.measured.candidate.share
+    assert {each.candidate.prefetch_step for each in tried if each.candidate.share == own and each.step_ns} == {1, 2}
+    assert all("is unknown" in each.refusal for each in tried if each.candidate.share not in {own, UNSHARED})
+
+
 def test_too_few_steps_say_nothing(tmp_path: Path) -> None:
     """The first, the last and those without a transfer time do not count."""
     steps = offloading(tmp_path, RUNS[0], Durations())
