@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from swtrace.diagnosis.diagnosis import Verdict, verdict
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import StepFacts
 from swtrace.series.watched import WatchedCopies
@@ -44,7 +45,20 @@ def described(plan: Plan) -> SeriesInfo:
 
 
 def offloading(folder: Path, plan: Plan, durations: Durations) -> tuple[StepFacts, ...]:
-    """Run a model whose host waits for each step, as one that reads each step's result does; return its steps."""
+    """Run a model, see :func:`offloading_ledger`; return its steps."""
+    ledger = offloading_ledger(folder, plan, durations)
+    return ledger.history(ledger.facts().series[0].key)
+
+
+def offloading_verdict(folder: Path, plan: Plan, durations: Durations) -> Verdict:
+    """Run a model, see :func:`offloading_ledger`; return the verdict over it."""
+    ledger = offloading_ledger(folder, plan, durations)
+    (facts,) = ledger.facts().series
+    return verdict(facts, ledger.history(facts.key))
+
+
+def offloading_ledger(folder: Path, plan: Plan, durations: Durations) -> Ledger:
+    """Run a model whose host waits for each step, as one that reads each step's result does."""
     device = SimulatedDevice(clock=DeviceClock(drift_ppb=0), call_ns=0)
     copy_stream = device.prefetch_stream()
     info, identity = described(plan), RankIdentity("run", 0, "host", "boot", 1, 1)
@@ -67,12 +81,12 @@ def offloading(folder: Path, plan: Plan, durations: Durations) -> tuple[StepFact
         device.synchronise()
         copies.close()
         with RingReader.open(recorder.path) as reader:
-            ledger = Ledger(keep_untaken=1 << 20)
+            ledger = Ledger()
             ledger.add_rank(identity)
             ledger.set_series(identity.key, (reader.series()[0],))
             ledger.add(identity.key, reader.read())
             ledger.flush()
-            return ledger.take_steps()
+            return ledger
     finally:
         recorder.close()
 
