@@ -80,8 +80,8 @@ def probe(
 ) -> None:
     """Time the transfers between ranks, by broadcast and by pull, and write a profile for `swtrace plan`.
 
-    Where the ranks have GPUs, it also times copies from pinned host memory to all of them at once (`h2d`), the most that
-    vLLM's weight offloading can reach. `swtrace stats --profile` compares.
+    Where the ranks have GPUs, it also times copies from pinned host memory to all of them at once (`h2d`), which limit
+    vLLM's weight offloading. `swtrace stats --profile` compares.
 
     Without torchrun, the command starts its ranks on this machine. To time the ranks of your deployment, run it as
     they run: `torchrun --nproc-per-node 2 -m swtrace probe`.

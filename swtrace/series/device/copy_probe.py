@@ -6,8 +6,8 @@ All ranks with a device copy at the same time, each one copy after another. Even
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
+from time import sleep
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -101,7 +101,7 @@ class HostCopies:
         while not points[-1][1].query():
             if device.host_ns() > deadline_ns:
                 raise RuntimeError(f"copies of {nbytes} bytes are not done after {_TIMEOUT_NS // 10**9} s")
-            time.sleep(_POLL_S)
+            sleep(_POLL_S)
         seconds = [max(1e-9, begin.elapsed_time(end) * 1e-3) for begin, end in points]
         return Copied(seconds[WARM_UP:], calls[WARM_UP:])
 
