@@ -28,7 +28,7 @@ class Copier:
         self.source = (torch.arange(256 * KIB) % 251).to(torch.uint8)
         self.target = torch.zeros(64 * KIB, dtype=torch.uint8)
         self.broken = ""
-        self.copies = HostCopies(self.device, self.source, self.target, self.copy)  # type: ignore[arg-type]
+        self.copies = HostCopies(self.device, self.source, self.target, self.copy)
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
         """Enqueue a copy, or fail."""
