@@ -83,7 +83,7 @@ class OffloadPlanner(Planner):
             None if the layers are not offloaded, or there are too few consecutive steps that are complete.
         """
         # The first step shows only when the last copies before it began, the last one only when the next began.
-        run = consecutive(steps, FEWEST_STEPS + 2)[-(MOST_STEPS + 2) :] if steps else []
+        run = consecutive(steps, FEWEST_STEPS + 2)[-(MOST_STEPS + 2) :]
         info = run[0].infos[0] if run else None
         if info is None or info.kind != H2D or not info.prefetch_step or len(run) < FEWEST_STEPS + 2:
             return None
