@@ -26,7 +26,15 @@ from tests.support.prometheus_process import Prometheus, prometheus  # noqa: E40
 SCENARIOS = ("hidden", "stalled", "straggler")
 SECONDS = 25
 PAUSE_S = 4
-SCOPE = {"job": "swtrace", "daemon": ".*", "series": ".*", "rank": ".*", "__rate_interval": "6s", "__range": "120s"}
+SCOPE = {
+    "job": "swtrace",
+    "daemon": ".*",
+    "host": ".*",
+    "series": ".*",
+    "rank": ".*",
+    "__rate_interval": "6s",
+    "__range": "120s",
+}
 PANELS = (
     ("swtrace-fleet", "Stall ratio by rank", "lines", "%"),
     ("swtrace-fleet", "Stall by cause", "stack", "%"),
