@@ -193,7 +193,7 @@ def test_devices_of_ranks_that_have_ended_are_not_named(ended: dict[str, bool]) 
 
 def test_devices_of_a_closed_series_are_not_named() -> None:
     doing = {rank: on_device(41, 40, 10_800) for rank in range(3)}
-    changes = dict.fromkeys(doing, {"closed_series": frozenset({0})})
+    changes = {rank: {"closed_series": frozenset({0})} for rank in doing}
     assert not Group(doing, info={"clock": "device"}, changes=changes).findings("hung")
 
 
