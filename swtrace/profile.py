@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from swtrace.errors import ProfileError
-from swtrace.trace.identity import BROADCAST, PULL
+from swtrace.trace.identity import BROADCAST, H2D, PULL
 
 FORMAT = "swtrace profile"
 """Under the key ``format`` of every profile."""
 VERSION = 1
 FAMILIES = (BROADCAST, PULL)
-"""Kinds of transfers that a profile has."""
+"""Kinds of transfers between ranks."""
+_FAMILIES = (*FAMILIES, H2D)
+"""Kinds of transfers that a profile may have."""
 CLOCKS = ("host", "device")
 _MAX_BYTES = 1 << 24
 """Largest file that is read."""
@@ -51,11 +53,11 @@ class Timing:
     """Transfers of one size, with a constant number of them under way on every rank."""
 
     transport: str
-    """``gloo``, ``nccl``, ``pull``, ..."""
+    """``gloo``, ``nccl``, ``pull``, ``h2d``, ..."""
     family: str
-    """``broadcast`` or ``pull``."""
+    """``broadcast`` or ``pull``; ``h2d`` for copies from pinned host memory to the rank's device."""
     ranks: int
-    """Size of the group. All of its ranks transfer at the same time."""
+    """Size of the group; of copies to devices, how many ranks have one. All of them transfer at the same time."""
     bytes: int
     """Of one transfer."""
     concurrent: int
@@ -66,7 +68,8 @@ class Timing:
     """Deliveries that were timed, on all ranks."""
     seconds: Spread
     """From the issue of a transfer by its last rank to its arrival at a receiver. With several under way, this
-    includes the time for which it shares the channel with them or queues behind them."""
+    includes the time for which it shares the channel with them or queues behind them. A copy to a device begins when
+    the device comes to it."""
     issue_seconds: Spread
     """What the call takes that issues a transfer: the time that a forward loses even if the transfer is hidden."""
     compute_stretch: Spread | None
@@ -179,7 +182,7 @@ class Profile:
         ``concurrent`` times the rate.
 
         Args:
-            family: ``broadcast`` or ``pull``.
+            family: ``broadcast``, ``pull`` or ``h2d``.
             concurrent: transfers under way at once on a rank.
             computing: whether the ranks compute meanwhile.
 
@@ -265,7 +268,7 @@ def _timing(item: object, where: str) -> Timing:
         raise ProfileError(f"{where}: compute_stretch must be there if computing is true, and null otherwise")
     return Timing(
         transport=_text(found, "transport", where),
-        family=_text(found, "family", where, FAMILIES),
+        family=_text(found, "family", where, _FAMILIES),
         ranks=_whole(found, "ranks", where, 1),
         bytes=_whole(found, "bytes", where, 1),
         concurrent=_whole(found, "concurrent", where, 1),

@@ -49,6 +49,11 @@ class Share:
         """Return the share that lists these layers, in ascending order."""
         return cls(_LISTED + runs(layers))
 
+    @classmethod
+    def of_selected(cls, layers: tuple[int, ...], stack: int) -> Self:
+        """Return the share that selects these of a rank's ``stack`` layers: all, none or a list."""
+        return cls(ALL) if len(layers) == stack else cls.of_layers(layers) if layers else cls(NONE)
+
     @property
     def observes(self) -> bool:
         """Whether no layer is shared, so that the linears are only watched."""

@@ -53,7 +53,8 @@ def profile(*timings: Timing) -> Profile:
 
 def test_a_profile_that_was_written_is_read_back_unchanged(tmp_path: Path) -> None:
     """Writing and reading keeps every field."""
-    written = profile(timing(MIB, 1e-3), timing(MIB, 2e-3, concurrent=4, stretch=1.5))
+    copies = replace(timing(MIB, 1e-4), transport="h2d", family="h2d", ranks=1)
+    written = profile(timing(MIB, 1e-3), timing(MIB, 2e-3, concurrent=4, stretch=1.5), copies)
     written.write(tmp_path / "profile.json")
     assert Profile.read(tmp_path / "profile.json") == written
 

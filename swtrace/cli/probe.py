@@ -80,6 +80,9 @@ def probe(
 ) -> None:
     """Time the transfers between ranks, by broadcast and by pull, and write a profile for `swtrace plan`.
 
+    Where the ranks have GPUs, it also times copies from pinned host memory to all of them at once (`h2d`), which limit
+    vLLM's weight offloading. `swtrace stats --profile` compares.
+
     Without torchrun, the command starts its ranks on this machine. To time the ranks of your deployment, run it as
     they run: `torchrun --nproc-per-node 2 -m swtrace probe`.
 
@@ -191,6 +194,7 @@ def _measure(
     from torch import distributed as dist
 
     from swtrace.series import RankGroup
+    from swtrace.series.device.copy_probe import HostCopies
     from swtrace.series.peer_loss import reason
     from swtrace.series.probe import Extent, probe
 
@@ -203,7 +207,8 @@ def _measure(
         dist.init_process_group("gloo", init_method=where, rank=rank, world_size=world, timeout=_RENDEZVOUS)
         extent = Extent.up_to(sizes[0], sizes[1:], seconds=seconds)
         with _Shown(extent, world, narration(), quiet=rank != 0) as shown:
-            outcome = probe(RankGroup.world(), extent, settings, progress=shown)
+            copies = HostCopies.of_rank(extent.sizes[-1])
+            outcome = probe(RankGroup.world(), extent, settings, copies=copies, progress=shown)
         dist.destroy_process_group()
     except RuntimeError as error:
         ended = [rank for rank, child in enumerate(started, 1) if child.status is not None]

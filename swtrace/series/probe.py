@@ -30,12 +30,13 @@ import torch
 from swtrace.errors import TransportError
 from swtrace.profile import Direction, Profile, Spread, Timing
 from swtrace.series.communicator import GLOO, backend
+from swtrace.series.device.copy_probe import HostCopies, time_copies
 from swtrace.series.pull.copier import Copier
 from swtrace.series.pull.publication import Publication, tensor_of
 from swtrace.series.torch_transport import TorchTransport
 from swtrace.settings import Settings
 from swtrace.trace.clocks import now_ns, own_clock
-from swtrace.trace.identity import BROADCAST, PULL
+from swtrace.trace.identity import BROADCAST, H2D, PULL
 from swtrace.trace.share_folder import ShareFolder, folder_name
 from swtrace.units import listed, size
 from swtrace.version import __version__
@@ -440,7 +441,12 @@ class Outcome:
 
 
 def probe(
-    group: Group, extent: Extent, settings: Settings, *, progress: Callable[[Progress], None] = lambda _: None
+    group: Group,
+    extent: Extent,
+    settings: Settings,
+    *,
+    copies: HostCopies | str | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
 ) -> Outcome:
     """Time every transport that works between the ranks of a group. All ranks call this at the same time.
 
@@ -448,6 +454,7 @@ def probe(
         group: at least two ranks.
         extent: what to measure.
         settings: the folder in which ranks of one host meet, and how long to wait for a peer.
+        copies: what copies from host memory to this rank's device; None without one; a reason if it cannot be used.
         progress: called on every rank before each block.
 
     Raises:
@@ -480,6 +487,8 @@ def probe(
             stack.callback(pulled.close)
         run = _Run(group, extent, channels, gather, progress, one_clock=one_clock)
         run.rounds()
+        copied = tuple(time_copies(copies, extent.sizes, gather))
+        left_out += [f"{H2D}: {each}" for each in copied if isinstance(each, str)]
         profile = Profile(
             swtrace=__version__,
             taken=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -489,7 +498,7 @@ def probe(
             clock="host",
             cores=len(os.sched_getaffinity(0)),
             threads=torch.get_num_threads(),
-            timings=tuple(run.timings()),
+            timings=(*run.timings(), *(each for each in copied if isinstance(each, Timing))),
             directions=tuple(run.directions()),
         )
         gather(None)  # no rank releases what another one still reads

@@ -15,7 +15,8 @@ from swtrace.ledger.facts import StepFacts
 from swtrace.trace.records import STEP
 from swtrace.trace.schema import Kind, TransferFlag, Untimed
 from tests.support.device.simulated_device import SimulatedDevice
-from tests.support.vllm.simulated_cuda import Durations, OffloadedModel, Plan, expected
+from tests.support.offload_arithmetic import Durations, Plan, expected
+from tests.support.vllm.simulated_cuda import OffloadedModel
 from tests.support.vllm.watched_offloader import watched_model
 
 pytestmark = pytest.mark.vllm

@@ -12,21 +12,24 @@ from swtrace.cli.plan.series_plan import SeriesPlan, shares
 from swtrace.cli.plan.source import Source
 from swtrace.ledger.planning.prediction import Candidate, Interval, Prediction
 from swtrace.share import ALL
+from swtrace.trace.identity import H2D
 from swtrace.units import counted
 
 
 def answer(plan: SeriesPlan) -> str:
     """Return the plan in one sentence."""
-    name, chosen = plan.key.name, plan.chosen
+    chosen = plan.chosen
+    share = plan.terms.share.capitalize()
+    name = subject(plan)
     if not plan.predicted:
         why = next(iter(plan.refusals), "too few consecutive steps were timed in full")
         return f"No plan for {name}: {why}."
     if chosen is None:
         return f"No plan for {name}: nothing that was tried is within {budget(plan)}."
     if not shares(chosen.candidate):
-        return f"Share nothing of {name}: no settings that save memory are sure to keep {budget(plan)}."
+        return f"{share} nothing of {name}: no settings that save memory are sure to keep {budget(plan)}."
     return (
-        f"Share {part(chosen.candidate)} of {name} with {settings_in_words(chosen.candidate)}: saves "
+        f"{share} {part(chosen.candidate)} of {name} with {settings_in_words(chosen.candidate)}: saves "
         f"{units.size(chosen.saved_bytes)} per rank, stalls for {stall(chosen)} of step time{_longer(plan, chosen)}."
     )
 
@@ -36,7 +39,7 @@ def details(plan: SeriesPlan, source: str) -> tuple[str, ...]:
     chosen, unshared = plan.chosen, plan.unshared
     said = []
     if chosen is not None and shares(chosen.candidate):
-        against = f", and {duration(unshared.step_ns)} without sharing" if unshared is not None else ""
+        against = f", and {duration(unshared.step_ns)} without {plan.terms.sharing}" if unshared is not None else ""
         said.append(f"A step would take {duration(chosen.step_ns)}{against}.")
     elif (closest := plan.closest) is not None:
         said.append(
@@ -84,7 +87,9 @@ def notes(source: Source, plans: Sequence[SeriesPlan], question: Question) -> tu
             "Each linear is planned on its own. If you share several, their costs add up at least, because they "
             "use the same transport: plan again from a run that shares them."
         )
-    if len({plan.key.start_layer for plan in plans}) > 1:
+    if sum(plan.info.kind == H2D for plan in plans) > 1:
+        said.append("All ranks take the same settings: use those of the rank that can afford least.")
+    elif len({plan.key.start_layer for plan in plans}) > 1:
         said.append("Pipeline stages take the same settings: use those of the stage that can afford least.")
     said += [f"{name} was asked for and is not shared: {why}" for name, why in source.refused.items()]
     if source.other_runs:
@@ -96,15 +101,16 @@ def _measured(plan: SeriesPlan, source: str) -> str:
     info, measured, tokens = plan.info, plan.measured, plan.conditions.tokens
     phase = f"{plan.phases[0]} " if len(plan.phases) == 1 and plan.phases != ("other",) else ""
     batch = f" of {tokens:.3g} tokens" if tokens is not None and tokens > 1 else ""
-    whose = "" if info.lockstep else ", all ranks together,"
-    where = f"{counted(plan.conditions.stack_layers, 'layer')} on {counted(len(info.group_ranks), 'rank')}"
+    whose = "" if info.lockstep or len(info.group_ranks) == 1 else ", all ranks together,"
+    ranks = f"rank {info.group_ranks[0]}" if info.kind == H2D else counted(len(info.group_ranks), "rank")
+    where = f"{counted(plan.conditions.stack_layers, 'layer')} on {ranks}"
     steps = f"Measured: {counted(plan.steps, f'{phase}step')}{batch}{whose} from {source}: {where}"
     if measured is None:
         return f"{steps}."
     took = units.duration(measured.step_ns)
     if not shares(measured.candidate):
         return f"{steps}, observed, not shared. A step took {took}."
-    how = f"{part(measured.candidate)} shared with {settings_in_words(measured.candidate)}"
+    how = f"{part(measured.candidate)} {plan.terms.shared} with {settings_in_words(measured.candidate)}"
     return f"{steps}, {how}. A step took {took} and stalled for {units.ratio(measured.stall_ratio)} of it."
 
 
@@ -118,20 +124,30 @@ def budget(plan: SeriesPlan) -> str:
     return " and ".join(limits)
 
 
+def subject(plan: SeriesPlan) -> str:
+    """Return whose layers the plan is about: the name of a linear, or a rank whose layers vLLM offloads."""
+    return f"rank {plan.info.group_ranks[0]}" if plan.info.kind == H2D else plan.key.name
+
+
 def part(candidate: Candidate) -> str:
-    """Return what is shared: ``all``, ``1/2``, ``layers 0-40:2``."""
-    text = candidate.share.text
+    """Return what is shared or offloaded: ``all layers``, ``1/2``, ``layers 0-40:2``, ``1 of every 4 layers``."""
+    text, grouping = candidate.share.text, candidate.grouping
+    if grouping is not None and text != ALL:
+        return f"{grouping.num_in_group} of every {grouping.group_size} layers"
     return "all layers" if text == ALL else text.replace("layers:", "layers ")
 
 
 def settings_in_words(candidate: Candidate) -> str:
     """Return the other settings: ``prefetch step 2 by pull``."""
+    ahead = f"prefetch step {candidate.prefetch_step}"
+    if candidate.grouping is not None:
+        return ahead
     rolling = ", rolling windows" if candidate.windows != "static" else ""
-    return f"prefetch step {candidate.prefetch_step} by {candidate.transport}{rolling}"
+    return f"{ahead} by {candidate.transport}{rolling}"
 
 
 def layers(prediction: Prediction) -> str:
-    """Return how many layers are shared: ``31 of 61``."""
+    """Return how many layers are shared or offloaded: ``31 of 61``."""
     return f"{prediction.selected_layers} of {prediction.stack_layers}"
 
 

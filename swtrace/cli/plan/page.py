@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from html import escape
@@ -10,13 +9,14 @@ from html import escape
 from swtrace import units
 from swtrace.cli.plan import answer
 from swtrace.cli.plan.planning import Question
-from swtrace.cli.plan.series_plan import Common, SeriesPlan, additional_config, settings, shares, variables
+from swtrace.cli.plan.series_plan import Common, SeriesPlan, ToCopy, shares
 from swtrace.cli.plan.source import Source
 from swtrace.ledger.planning.prediction import Prediction
 from swtrace.plan_file import CONFIDENCE
 from swtrace.report import svg_charts
 from swtrace.report.page import style
 from swtrace.report.word_links import WordLinks
+from swtrace.trace.identity import H2D
 from swtrace.version import __version__
 
 _GIB = 1 << 30
@@ -35,7 +35,7 @@ def page(source: Source, plans: Sequence[SeriesPlan], question: Question) -> str
         f"<title>swtrace plan: {escape(source.name)}</title>\n"
         f"<style>{style()}</style>\n</head>\n<body>\n"
         f'<p class="dim product"><b>swtrace</b> {__version__} plan from {escape(source.name)}</p>'
-        f"<h1>{escape(source.model or 'Shared-weight series')}</h1>"
+        f"<h1>{escape(source.model or 'What other settings would give')}</h1>"
         f'<p class="dim">run {escape(source.run_id)}</p>\n'
         f"{sections}\n{notes}\n{reading}\n{words.section()}\n</body>\n</html>\n"
     )
@@ -48,7 +48,7 @@ def _series(plan: SeriesPlan, source: str, words: WordLinks, *, first: bool) -> 
     seen = {"run"}  # of a name such as run.swrec
     details = "".join(f"<p>{words.linked(said, seen)}</p>" for said in answer.details(plan, source))
     parts = [
-        f'<h2 class="{"first" if first else ""}">{escape(plan.key.name + stage)}</h2>',
+        f'<h2 class="{"first" if first else ""}">{escape(_heading(plan) + stage)}</h2>',
         f'<ul class="verdict"><li class="{level}">{words.linked(answer.answer(plan), seen)}</li></ul>{details}',
     ]
     shown = plan.shown
@@ -64,13 +64,18 @@ def _series(plan: SeriesPlan, source: str, words: WordLinks, *, first: bool) -> 
     return "\n".join(parts)
 
 
+def _heading(plan: SeriesPlan) -> str:
+    return f"Weight offloading on {answer.subject(plan)}" if plan.info.kind == H2D else answer.subject(plan)
+
+
 def _to_copy(plan: SeriesPlan, chosen: Prediction) -> str:
-    values = settings(plan.key.name, chosen.candidate)
-    exported = "\n".join(f"{name}={shlex.quote(value)}" for name, value in variables(values).items())
-    config = f"--additional-config {shlex.quote(json.dumps(additional_config(values)))}"
+    to_copy = ToCopy.of(plan.key.name, chosen.candidate)
+    exported = "\n".join(f"{name}={shlex.quote(value)}" for name, value in to_copy.environment.items())
+    variables = f'<p class="dim">On every rank:</p><pre>{escape(exported)}</pre>' if exported else ""
+    arguments = f"<pre>{escape(shlex.join(to_copy.vllm_arguments))}</pre>"
     return (
-        f'<div class="keep"><h3>Settings to copy</h3><p class="dim">On every rank:</p><pre>{escape(exported)}</pre>'
-        f'<p class="dim">Or as an argument of vLLM:</p><pre>{escape(config)}</pre></div>'
+        f'<div class="keep"><h3>Settings to copy</h3>{variables}'
+        f'<p class="dim">{"Or as" if exported else "As"} arguments of vLLM:</p>{arguments}</div>'
     )
 
 
@@ -82,7 +87,7 @@ def _charts(plan: SeriesPlan, shown: Sequence[Prediction]) -> str:
         for each in shown:
             interval = getattr(each, figure)
             text = answer.duration(interval) if figure == "step_ns" else answer.stall(each)
-            title = f"{_named(each)}: saves {units.size(each.saved_bytes)}, {text}"
+            title = f"{_named(plan, each)}: saves {units.size(each.saved_bytes)}, {text}"
             css = "chosen" if each == plan.chosen else ""
             x = each.saved_bytes / unit
             found.append(svg_charts.Mark(css, title, x, interval.low, interval.value, interval.high))
@@ -113,7 +118,16 @@ def _charts(plan: SeriesPlan, shown: Sequence[Prediction]) -> str:
 
 def _table(plan: SeriesPlan, shown: Sequence[Prediction], words: WordLinks) -> str:
     common = Common.of(shown)
-    heads = ("", "saved", "memory", "layers shared", "prefetch step", *common.columns, "step time", "stall ratio")
+    heads = (
+        "",
+        "saved",
+        "memory",
+        f"layers {plan.terms.shared}",
+        "prefetch step",
+        *common.columns,
+        "step time",
+        "stall ratio",
+    )
     head = "".join(f"<th>{words.linked(head)}</th>" for head in heads)
     rows = []
     for each in shown:
@@ -124,7 +138,7 @@ def _table(plan: SeriesPlan, shown: Sequence[Prediction], words: WordLinks) -> s
             units.size(each.memory_bytes),
             answer.layers(each) if shared else "none",
             str(candidate.prefetch_step) if shared else units.UNKNOWN,
-            *(getattr(candidate, name) if shared else units.UNKNOWN for name in common.columns),
+            *(str(getattr(candidate, name)) if shared else units.UNKNOWN for name in common.columns),
             answer.duration(each.step_ns),
             answer.stall(each),
         )
@@ -133,16 +147,17 @@ def _table(plan: SeriesPlan, shown: Sequence[Prediction], words: WordLinks) -> s
     return (
         f'<h3>The front</h3><div class="scroll"><table class="plan"><tr>{head}</tr>{"".join(rows)}</table></div>'
         f'<p class="dim">&#9654; is the choice. {f"All {common.said}. " if common.said else ""}Memory is what the rank '
-        "that holds most would hold of this linear. Saved is per rank, compared with no sharing. In brackets: "
-        f"{100 * CONFIDENCE:.0f} % intervals.</p>"
+        f"that holds most would hold of these weights. Saved is per rank, compared with no {plan.terms.sharing}. "
+        f"In brackets: {100 * CONFIDENCE:.0f} % intervals.</p>"
     )
 
 
 def _how_to_read(words: WordLinks) -> str:
     sentences = (
         "Each row of the table and each dot is a prediction for other settings. Nothing was changed in the run.",
-        "Only the front is shown: settings that no others beat in both memory and step time. No sharing is added.",
-        "Further down the table, a rank holds less of the linear, and a step takes longer.",
+        "Only the front is shown: settings that no others beat in both memory and step time.",
+        "A row that saves nothing is added for comparison.",
+        "Further down the table, a rank holds less, and a step takes longer.",
         f"Intervals are made to cover {100 * CONFIDENCE:.0f} % of what you would measure under the same load.",
         "The choice uses the upper end of the stall ratio's interval.",
         "For another load, such as another batch size, plan again.",
@@ -151,7 +166,7 @@ def _how_to_read(words: WordLinks) -> str:
     return f'<div class="keep"><h3>How to read this</h3><p>{words.linked(" ".join(sentences))}</p></div>'
 
 
-def _named(prediction: Prediction) -> str:
+def _named(plan: SeriesPlan, prediction: Prediction) -> str:
     if not shares(prediction.candidate):
-        return "not shared"
+        return f"not {plan.terms.shared}"
     return f"{answer.layers(prediction)} layers, {answer.settings_in_words(prediction.candidate)}"

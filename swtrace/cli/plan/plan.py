@@ -73,7 +73,7 @@ def plan(
         str | None,
         typer.Option(
             "--memory",
-            help="Choose the fastest that leaves at most this much of the linear on a rank, such as 4GiB. With "
+            help="Choose the fastest that leaves at most this much of the weights on a rank, such as 4GiB. With "
             "--max-stall, choose what saves most within both.",
             metavar="SIZE",
             rich_help_panel=_CHOOSE,
@@ -92,7 +92,7 @@ def plan(
         str | None,
         typer.Option(
             "--prefetch-step",
-            help="Prefetch steps, counted in shared layers, such as 1,2,4. Default: 1 to 8.",
+            help="Prefetch steps, counted in shared or offloaded layers, such as 1,2,4. Default: 1 to 8.",
             metavar="K,...",
             rich_help_panel=_TRY,
         ),
@@ -129,7 +129,7 @@ def plan(
         str | None,
         typer.Option(
             "--bandwidth",
-            help="A transport that delivers this much to each rank, such as 12GB/s or 100Gbit/s.",
+            help="Transfers that bring this much to each rank, such as 12GB/s or 100Gbit/s.",
             metavar="RATE",
             rich_help_panel=_ASSUME,
         ),
@@ -179,7 +179,7 @@ def plan(
     force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Predict what sharing would save and cost with other settings, and choose some, before you change anything.
+    """Predict what other settings would save and cost, and choose some, before you change anything.
 
     It reads steps that were measured: from a recording, from the rings of this host (the files in shared memory to
     which ranks write), or through daemons. From them it predicts step time, stall and memory for other shares of the
@@ -187,7 +187,8 @@ def plan(
     settings to copy.
 
     The run may share already. Or it only watches its linears (SWTRACE_SHARE=none); then pass --profile, with what
-    `swtrace probe` measured. Predictions hold for the measured load.
+    `swtrace probe` measured. Or vLLM offloads layers to host memory (--offload-backend prefetch); then predictions are
+    about its group size, number in group and prefetch step. They hold for the measured load.
 
     Settings without a prediction are counted below the table, with the reason. Exits with 1 if nothing can be
     predicted, or nothing is within --max-stall and --memory.
@@ -254,6 +255,14 @@ def _save(made: Sequence[SeriesPlan], path: Path) -> None:
     Raises:
         CommandError: there is no plan, or more than one.
     """
+    from swtrace.trace.identity import H2D
+
+    if any(plan.info.kind == H2D for plan in made):
+        raise CommandError(
+            "--save writes a plan for ranks that share weights (SWTRACE_PLAN); for vLLM's offloading, pass vLLM the "
+            "arguments that are printed",
+            ExitCode.USAGE,
+        )
     found = [each for each in (plan.plan_file() for plan in made) if each is not None]
     if len(found) > 1:
         names = ", ".join(f"{each.series} from layer {each.start_layer}" for each in found)
@@ -278,12 +287,15 @@ def _check(made: Sequence[SeriesPlan], question: Question, *, explicit: bool) ->
         CommandError: nothing was predicted, or nothing is within the limits.
     """
     from swtrace.cli.plan import answer
+    from swtrace.trace.identity import H2D
 
     if not any(plan.predicted for plan in made):
         raise CommandError(f"nothing can be predicted; {question.remedy(made)}")
     without = [plan for plan in made if plan.chosen is None]
     if explicit and without:
+        offloaded = without[0].info.kind == H2D
+        of = counted(len(without), "rank" if offloaded else "linear")
+        options = "--prefetch-step" if offloaded else "--share and --prefetch-step"
         raise CommandError(
-            f"nothing fits {answer.budget(without[0])} for {counted(len(without), 'linear')}; allow more, or try other "
-            "values of --share and --prefetch-step"
+            f"nothing fits {answer.budget(without[0])} for {of}; allow more, or try other values of {options}"
         )

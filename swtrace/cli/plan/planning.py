@@ -10,9 +10,11 @@ from swtrace.cli.plan.asked import Values
 from swtrace.cli.plan.series_plan import SeriesPlan, conditions, phases
 from swtrace.cli.plan.source import Source
 from swtrace.ledger.facts import SeriesFacts, StepFacts
+from swtrace.ledger.planning import offload
 from swtrace.ledger.planning.calibrate import calibrate
 from swtrace.ledger.planning.candidates import PREFETCH_STEPS, SHARES, Axes
 from swtrace.ledger.planning.pareto import Budget
+from swtrace.ledger.planning.prediction import Candidate
 from swtrace.profile import FAMILIES, Profile
 from swtrace.trace.identity import H2D, SeriesInfo
 
@@ -36,14 +38,69 @@ class Question:
         """Return the values to combine for a series: by default the usual ones, and those of the run."""
         values = self.values
         static = ("static",) if info.windows != "rolling" else ("static", "rolling")
-        own = {info.prefetch_step} if info.shared else set()
         return Axes(
             transports=values.transports or self._transports(info),
             ranks=self.ranks or len(info.group_ranks),
             shares=values.shares or SHARES,
-            prefetch_steps=values.prefetch_steps or sorted(own.union(PREFETCH_STEPS)),
+            prefetch_steps=self.prefetch_steps(info),
             windows=values.windows or static,
         )
+
+    def prefetch_steps(self, info: SeriesInfo) -> Sequence[int]:
+        """Return the prefetch steps to try: by default the usual ones, and that of the run."""
+        own = {info.prefetch_step} if info.shared else set()
+        return self.values.prefetch_steps or sorted(own.union(PREFETCH_STEPS))
+
+    def candidates(self, facts: SeriesFacts) -> list[Candidate]:
+        """Return what to try for a series.
+
+        Raises:
+            CommandError: an option is meaningless for it, or nothing is left to try.
+        """
+        info = facts.ranks[0].info
+        if info.kind == H2D:
+            self._refuse_for_offloading(facts.key.name)
+            made = list(offload.candidates(info, self.prefetch_steps(info)))
+            needs = "offload at least 2 of its {} layers, with a prefetch step below the number of offloaded layers"
+        else:
+            axes = self.axes(info)
+            if axes.ranks == 1:
+                raise CommandError(
+                    f"{facts.key.name} ran in a group of one rank; pass the number of ranks that would share it with "
+                    "--ranks",
+                    ExitCode.USAGE,
+                )
+            made = list(axes.candidates(info.start_layer, info.stack_layers))
+            needs = (
+                "share at least 3 of its {} layers, with a prefetch step of at most the number of shared layers minus 2"
+            )
+        if len(made) == 1:
+            raise CommandError(
+                f"nothing to try for {facts.key.name}: {needs.format(info.stack_layers)}", ExitCode.USAGE
+            )
+        return made
+
+    def _refuse_for_offloading(self, name: str) -> None:
+        """Refuse what says how ranks share layers.
+
+        Raises:
+            CommandError: such an option was given.
+        """
+        values = self.values
+        given = {
+            "--share": values.shares,
+            "--transport": values.transports,
+            "--windows": values.windows,
+            "--ranks": self.ranks,
+            "--profile": self.profile,
+        }
+        unfit = [option for option, value in given.items() if value is not None]
+        if unfit:
+            raise CommandError(
+                f"{unfit[0]} is about layers that ranks share, but in series {name} vLLM offloads them by group; use "
+                "--prefetch-step, --bandwidth or --scale-compute",
+                ExitCode.USAGE,
+            )
 
     def _transports(self, info: SeriesInfo) -> tuple[str, ...]:
         """Return the transports that the run or the profile used; all of them if neither says."""
@@ -56,6 +113,8 @@ class Question:
         """Return what to do if nothing can be predicted."""
         if all(plan.measured is None for plan in made):
             return "let the run finish more steps, and time every one (SWTRACE_TIME_EVERY=1)"
+        if all(plan.info.kind == H2D for plan in made):
+            return "record more steps, or steps of one kind (--phase), while the machine does nothing else"
         if any(not plan.info.shared for plan in made) and self.profile is None:
             return "measure the transport with `swtrace probe`, and pass its file with --profile"
         return (
@@ -89,35 +148,17 @@ def _plan(
     progress: Callable[[str], None],
 ) -> SeriesPlan:
     info = facts.ranks[0].info
-    if info.kind == H2D:
-        raise CommandError(
-            f"{facts.key.name}: other settings of vLLM's weight offloading cannot be predicted yet; try them, and "
-            "compare recordings with swtrace diff",
-            ExitCode.USAGE,
-        )
-    axes = question.axes(info)
-    if axes.ranks == 1:
-        raise CommandError(
-            f"{facts.key.name} ran in a group of one rank; pass the number of ranks that would share it with --ranks",
-            ExitCode.USAGE,
-        )
+    candidates = question.candidates(facts)
     planner = calibrate(steps, question.profile, scale_compute=question.scale_compute, bandwidth=question.bandwidth)
     predictions = []
     if planner is not None:
-        candidates = list(axes.candidates(info.start_layer, info.stack_layers))
-        if len(candidates) == 1:
-            raise CommandError(
-                f"nothing to try for {facts.key.name}: share at least 3 of its {info.stack_layers} layers, with "
-                "a prefetch step of at most the number of shared layers minus 2",
-                ExitCode.USAGE,
-            )
         for number, candidate in enumerate(candidates, 1):
             progress(f"{facts.key.name}: predicting {number} of {len(candidates)}")
             predictions.append(planner.predict(candidate))
     return SeriesPlan(
         key=facts.key,
         info=info,
-        conditions=conditions(info, steps, model, ranks=axes.ranks, scale_compute=question.scale_compute),
+        conditions=conditions(info, steps, model, ranks=candidates[0].ranks, scale_compute=question.scale_compute),
         steps=len(steps),
         phases=phases(steps),
         budget=question.budget,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from swtrace.ledger.planning.planner import Baseline
 from swtrace.ledger.planning.prediction import UNSHARED, Candidate, Prediction
 from swtrace.plan_file import Conditions, PlanFile
 from swtrace.settings import CONFIG_KEY, VARIABLES
-from swtrace.trace.identity import SeriesInfo
+from swtrace.trace.identity import H2D, SeriesInfo, Terms, terms
 from swtrace.trace.schema import Phase
 
 
@@ -34,6 +35,11 @@ class SeriesPlan:
     measured: Baseline | None
     """The run itself; None if its steps cannot be used."""
     predictions: tuple[Prediction, ...]
+
+    @property
+    def terms(self) -> Terms:
+        """How sentences speak of the layers that any candidate shares or offloads."""
+        return terms(self.info.kind)
 
     @property
     def predicted(self) -> bool:
@@ -79,9 +85,9 @@ class SeriesPlan:
         return dict(Counter(each.refusal for each in self.predictions if each.refusal).most_common())
 
     def plan_file(self) -> PlanFile | None:
-        """Return the chosen plan; None if nothing is chosen."""
+        """Return the chosen plan, for ranks that share; None if nothing is chosen."""
         chosen = self.chosen
-        if chosen is None or chosen.step_ns is None or chosen.stall_ratio is None:
+        if chosen is None or chosen.step_ns is None or chosen.stall_ratio is None or self.info.kind == H2D:
             return None
         return PlanFile(
             series=self.key.name,
@@ -99,7 +105,7 @@ class Common:
     """What all predictions of a table have in common is said once, so that the table stays narrow."""
 
     columns: tuple[str, ...]
-    """Of transport and windows, those that differ."""
+    """Of transport, windows and grouping, those that differ."""
     said: str
     """The others in words: ``by pull, static windows``."""
 
@@ -107,6 +113,8 @@ class Common:
     def of(cls, shown: Iterable[Prediction]) -> Common:
         """Return what these predictions have in common, apart from no sharing."""
         shared = [each.candidate for each in shown if shares(each.candidate)]
+        if any(each.grouping is not None for each in shared):
+            return cls(("grouping",), "")
         transports, windows = {each.transport for each in shared}, {each.windows for each in shared}
         differ = (("transport", transports), ("windows", windows))
         said = (
@@ -117,12 +125,36 @@ class Common:
 
 
 def shares(candidate: Candidate) -> bool:
-    """Return whether a candidate shares any layer."""
+    """Return whether a candidate shares or offloads any layer."""
     return candidate.share != UNSHARED
 
 
+@dataclass(frozen=True, slots=True)
+class ToCopy:
+    """How to start vLLM with the settings of a candidate."""
+
+    environment: Mapping[str, str]
+    """Of every rank; empty if only arguments give these settings."""
+    vllm_arguments: tuple[str, ...]
+
+    @classmethod
+    def of(cls, series: str, candidate: Candidate) -> ToCopy:
+        """Return the settings of a candidate that shares or offloads layers."""
+        grouping = candidate.grouping
+        if grouping is None:
+            values = settings(series, candidate)
+            return cls(variables(values), ("--additional-config", json.dumps(additional_config(values))))
+        pairs = {
+            "backend": "prefetch",
+            "group-size": grouping.group_size,
+            "num-in-group": grouping.num_in_group,
+            "prefetch-step": candidate.prefetch_step,
+        }
+        return cls({}, tuple(text for name, value in pairs.items() for text in (f"--offload-{name}", str(value))))
+
+
 def settings(series: str, candidate: Candidate) -> dict[str, Any]:
-    """Return the settings of a candidate, as in ``additional_config["swtrace"]``."""
+    """Return the settings of a candidate that ranks share under, as in ``additional_config["swtrace"]``."""
     common = {"enabled": True, "series": [series], "share": str(candidate.share)}
     if not shares(candidate):
         return common

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 
@@ -16,7 +15,7 @@ from swtrace.cli.console import table
 from swtrace.cli.plan import answer
 from swtrace.cli.plan.planning import Question
 from swtrace.cli.plan.plot import HIGH, LIMIT, LINE, LOW, POINT, Axis, plot
-from swtrace.cli.plan.series_plan import Common, SeriesPlan, additional_config, settings, shares, variables
+from swtrace.cli.plan.series_plan import Common, SeriesPlan, ToCopy, shares
 from swtrace.cli.plan.source import Source
 from swtrace.ledger.planning.prediction import Interval, Prediction
 from swtrace.plan_file import CONFIDENCE
@@ -54,13 +53,13 @@ def _print_plan(plan: SeriesPlan, source: str, console: Console) -> None:
     _print_refusals(plan, console)
     chosen = plan.chosen
     if chosen is not None and shares(chosen.candidate):
-        values = settings(plan.key.name, chosen.candidate)
-        exported = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables(values).items())
-        console.print("\nTo use it, set this on every rank:")
-        console.print(f"    {exported}", markup=False, soft_wrap=True)
-        console.print("or give vLLM:")
-        document = shlex.quote(json.dumps(additional_config(values)))
-        console.print(f"    --additional-config {document}", markup=False, soft_wrap=True)
+        to_copy = ToCopy.of(plan.key.name, chosen.candidate)
+        exported = " ".join(f"{name}={shlex.quote(value)}" for name, value in to_copy.environment.items())
+        if exported:
+            console.print("\nTo use it, set this on every rank:")
+            console.print(f"    {exported}", markup=False, soft_wrap=True)
+        console.print("or give vLLM:" if exported else "\nTo use it, give vLLM:")
+        console.print(f"    {shlex.join(to_copy.vllm_arguments)}", markup=False, soft_wrap=True)
 
 
 def _table(plan: SeriesPlan, shown: Sequence[Prediction]) -> Table:
@@ -69,11 +68,18 @@ def _table(plan: SeriesPlan, shown: Sequence[Prediction]) -> Table:
     common = Common.of(shown)
     choice = f"{CHOSEN} is the choice within" if plan.chosen is not None else "Nothing is within"
     caption = (
-        f"{choice} {answer.budget(plan)}. Every other row that shares is the fastest of all that save as "
+        f"{choice} {answer.budget(plan)}. Every other row that saves memory is the fastest of all that save as "
         f"much or more{f' ({common.said})' if common.said else ''}. k is the prefetch step. "
         f"In brackets: {100 * CONFIDENCE:.0f} % intervals."
     )
-    heads = ("", "shared\nlayers", "\nk", *(f"\n{name}" for name in common.columns), f"step\n{unit}", "stall\n%")
+    heads = (
+        "",
+        f"{plan.terms.shared}\nlayers",
+        "\nk",
+        *(f"\n{name}" for name in common.columns),
+        f"step\n{unit}",
+        "stall\n%",
+    )
     made = table(*heads, f"memory\n{size_unit}", f"saved\n{size_unit}", padding=(0, 1), caption=caption)
     digits = _digits(max(each.value for each in _known([each.step_ns for each in shown])) / factor)
     for each in shown:
@@ -82,7 +88,7 @@ def _table(plan: SeriesPlan, shown: Sequence[Prediction]) -> Table:
             CHOSEN if each == plan.chosen else "",
             answer.layers(each) if is_shared else NONE,
             str(candidate.prefetch_step) if is_shared else units.UNKNOWN,
-            *(getattr(candidate, name) if is_shared else units.UNKNOWN for name in common.columns),
+            *(str(getattr(candidate, name)) if is_shared else units.UNKNOWN for name in common.columns),
             _bracketed(each.step_ns, factor, digits),
             _bracketed(each.stall_ratio, 0.01, 1),
             f"{each.memory_bytes / size_factor:.2f}",
@@ -106,7 +112,8 @@ def _plot(plan: SeriesPlan, shown: Sequence[Prediction], width: int) -> list[str
         limit=plan.budget.stall_ratio,
     )
     labels = [
-        f"{CHOSEN if each == plan.chosen else ' '} {units.size(each.saved_bytes):>8}  {_short(each)}" for each in shown
+        f"{CHOSEN if each == plan.chosen else ' '} {units.size(each.saved_bytes):>8}  {_short(plan, each)}"
+        for each in shown
     ]
     key = f"{POINT} predicted   {LOW}{LINE}{HIGH} {100 * CONFIDENCE:.0f} % interval"
     if stall.limit is not None:
@@ -114,9 +121,9 @@ def _plot(plan: SeriesPlan, shown: Sequence[Prediction], width: int) -> list[str
     return [*plot("  saved per rank", labels, (step, steps), (stall, stalls)), "", key]
 
 
-def _short(prediction: Prediction) -> str:
+def _short(plan: SeriesPlan, prediction: Prediction) -> str:
     if not shares(prediction.candidate):
-        return "not shared"
+        return f"not {plan.terms.shared}"
     return f"{answer.layers(prediction)}, k {prediction.candidate.prefetch_step}"
 
 

@@ -35,14 +35,16 @@ class OtherPrefetchStep(Rule):
         facts, steps = case.facts, case.judged
         info = facts.ranks[0].info
         worst = max((rank.recent.stall_ratio or 0.0 for rank in facts.ranks), default=0.0)
-        if worst < HIDDEN_BELOW or not transfers_known(facts) or info.kind == H2D:  # no replay knows its ring
+        if worst < HIDDEN_BELOW or not transfers_known(facts):
             return
         planner = calibrate(steps[-_PREDICTED_FROM:])
         if planner is None:
             return
         k = info.prefetch_step
         tried = []
-        for other in range(k + 1, min(k + _FURTHER, info.num_layers - 2) + 1):
+        offloaded = info.kind == H2D
+        largest = info.num_layers - (1 if offloaded else 2)
+        for other in range(k + 1, min(k + _FURTHER, largest) + 1):
             predicted = planner.forecast(replace(planner.measured.candidate, prefetch_step=other))
             if isinstance(predicted, str):
                 return
@@ -71,7 +73,7 @@ class OtherPrefetchStep(Rule):
                 f"{case.on}k={k} leaves {milliseconds(exposed)} per step exposed, and a larger prefetch step would not "
                 f"help: k={other} would leave {would}; {source}).",
                 numbers,
-                advice="`swtrace plan` says what sharing fewer layers would give.",
+                advice=f"`swtrace plan` says what {info.terms.sharing} fewer layers would give.",
             )
             return
         yield Finding(
@@ -81,7 +83,9 @@ class OtherPrefetchStep(Rule):
             f"{units.ratio(best.stall_ratio.value)} of step time), with {milliseconds(best.slack_per_wait_ns)} of "
             f"slack per wait ({source}).",
             numbers,
-            advice=f"Set SWTRACE_PREFETCH_STEP={other}; each step ahead takes one more window.",
+            advice=f"Pass --offload-prefetch-step {other} to vLLM; each step ahead takes one more buffer."
+            if offloaded
+            else f"Set SWTRACE_PREFETCH_STEP={other}; each step ahead takes one more window.",
         )
 
 

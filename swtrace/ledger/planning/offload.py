@@ -21,12 +21,14 @@ import numpy.typing as npt
 from swtrace.ledger.facts import StepFacts
 from swtrace.ledger.planning.planner import FEWEST_STEPS, MOST_STEPS, Means, Planner, Times
 from swtrace.ledger.planning.prediction import UNSHARED, Candidate, Grouping, Replayed
+from swtrace.ledger.planning.replay import WARM_UP
 from swtrace.ledger.planning.workload import consecutive
+from swtrace.share import Share
 from swtrace.trace.identity import H2D, SeriesInfo
 
 _Float = npt.NDArray[np.float64]
 
-GROUP_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)
+GROUP_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32)
 """Decoder layers per group that are worth trying; in larger groups, only one of them."""
 _LARGEST_FILLED = 8
 
@@ -67,9 +69,9 @@ class OffloadPlanner(Planner):
     def __init__(self, info: SeriesInfo, measured: _Measured, scale_compute: float, bandwidth: float | None) -> None:
         """See :meth:`of`."""
         self._run, self._scale, self._bandwidth = measured, scale_compute, bandwidth
-        self._slot_bytes = info.window_bytes / max(1, info.window_count)
+        self._buffer_bytes = info.window_bytes / info.prefetch_step
         self._places = np.array(info.layers, np.int64) - info.start_layer
-        super().__init__(info, own_settings(info), [Times(*(each[1:] for each in measured.took))])
+        super().__init__(info, own_settings(info), [measured.took])
 
     @classmethod
     def of(
@@ -83,7 +85,7 @@ class OffloadPlanner(Planner):
         # The first step shows only when the last copies before it began, the last one only when the next began.
         run = consecutive(steps, FEWEST_STEPS + 2)[-(MOST_STEPS + 2) :] if steps else []
         info = run[0].infos[0] if run else None
-        if info is None or info.kind != H2D or len(run) < FEWEST_STEPS + 2:
+        if info is None or info.kind != H2D or not info.prefetch_step or len(run) < FEWEST_STEPS + 2:
             return None
         return cls(info, _take_apart(run, info), scale_compute, bandwidth)
 
@@ -91,15 +93,26 @@ class OffloadPlanner(Planner):
         """Return what the rank would hold: resident layers, and buffers."""
         info = self._info
         resident = info.stack_layers - len(info.layers_of(candidate.share))
-        return resident * info.layer_bytes + round(candidate.prefetch_step * self._slot_bytes)
+        return resident * info.layer_bytes + round(candidate.prefetch_step * self._buffer_bytes)
 
     def _refusal(self, candidate: Candidate, layers: Sequence[int]) -> str:
-        if layers and candidate.prefetch_step >= len(layers) and candidate != self.measured.candidate:
+        own = self.measured.candidate
+        if not layers or candidate == own:
+            return ""
+        if candidate.share != own.share and (own.grouping is None or own.share != self._share(own.grouping)):
+            return (
+                "vLLM does not offload every layer that its groups name, so some have none of the weights to offload; "
+                "which layers other groups would offload is unknown"
+            )
+        if candidate.prefetch_step >= len(layers):
             return (
                 f"prefetch step {candidate.prefetch_step} takes as many buffers as layers are offloaded or more: it "
                 "saves nothing"
             )
         return ""
+
+    def _share(self, grouping: Grouping) -> Share:
+        return grouping.share(self._info.start_layer, self._info.stack_layers)
 
     def _replay(self, candidate: Candidate) -> Means:
         return Means.of([self._replayed(self._run.scaled(self._scale), candidate, self._bandwidth)])
@@ -111,16 +124,17 @@ class OffloadPlanner(Planner):
         half = len(self._run.head) // 2
         unseen = self._run.part(slice(-half, None))
         found = self._replayed(replace(unseen, copies=self._run.copies[:half]), self.measured.candidate)
-        return [(found, Times(*(each[1:] for each in unseen.took)))]
+        return [(found, unseen.took)]
 
     def _replayed(self, run: _Measured, candidate: Candidate, bandwidth: float | None = None) -> Replayed:
-        """Replay the steps. The first, before which the copies are not known, does not count."""
+        """Replay the steps. What the copies are doing when they begin comes from replays of the first one."""
         places = self._layers(candidate.share)
         nearest = [int(np.abs(self._places - place).argmin()) for place in places]
         copies = run.copies[:, nearest]
         if bandwidth is not None:
             copies = np.full_like(copies, 1e9 * self._info.layer_bytes / bandwidth)
-        took = list(_steps(run, places, copies, candidate.prefetch_step))[1:]
+        rows = np.concatenate((np.zeros(WARM_UP, np.int64), np.arange(len(copies))))
+        took = list(_steps(run, rows, places, copies, candidate.prefetch_step))[WARM_UP:]
         step, stall, slack = np.array(took).T[..., np.newaxis]
         return Replayed(step, stall, slack, waits=len(took) * len(places))
 
@@ -140,7 +154,7 @@ def own_settings(info: SeriesInfo) -> Candidate:
     """Return the settings of a run that offloads."""
     offload = info.offload
     grouping = None if offload is None else Grouping(offload.group_size, offload.num_in_group)
-    share = UNSHARED if grouping is None else grouping.share(info.start_layer, info.stack_layers)
+    share = Share.of_selected(info.layers, info.stack_layers)
     return Candidate(share, info.prefetch_step, H2D, info.windows, 1, grouping)
 
 
@@ -157,8 +171,8 @@ def candidates(info: SeriesInfo, prefetch_steps: Sequence[int]) -> Iterator[Cand
         for count in range(1, max(2, size) if size <= _LARGEST_FILLED else 2)
         if np.gcd(size, count) == 1
     ]
-    for grouping in [*groupings, *([own.grouping] if own.grouping is not None else [])]:
-        share = grouping.share(info.start_layer, info.stack_layers)
+    named = [(each.share(info.start_layer, info.stack_layers), each) for each in groupings]
+    for share, grouping in [(own.share, own.grouping), *named]:
         layers = info.layers_of(share)
         if not layers or layers in seen:
             continue
@@ -170,9 +184,9 @@ def candidates(info: SeriesInfo, prefetch_steps: Sequence[int]) -> Iterator[Cand
 
 
 def _steps(
-    run: _Measured, places: Sequence[int], copies: _Float, prefetch_step: int
+    run: _Measured, rows: npt.NDArray[np.int64], places: Sequence[int], copies: _Float, prefetch_step: int
 ) -> Iterator[tuple[float, float, float]]:
-    """Yield step time, stall and slack of each step with these layers offloaded."""
+    """Yield step time, stall and slack of each of these steps, one after the other, with other layers offloaded."""
     count = len(places)
     after = [refilled_by(position, prefetch_step, count) for position in range(count)]
     edges = [*places, run.layers.shape[1]]
@@ -180,15 +194,13 @@ def _steps(
     before = np.diff(sums[:, edges], axis=1, prepend=0) - np.pad(run.layers[:, list(places)], ((0, 0), (1, 0)))
     before[:, 0] += run.head
     before[:, -1] += run.tail
+    computes, resident, copying = run.layers[:, list(places)].tolist(), before.tolist(), copies.tolist()
     ready = [-np.inf] * count
     free = now = 0.0
-    for step, (computes, resident) in enumerate(
-        zip(run.layers[:, list(places)].tolist(), before.tolist(), strict=True)
-    ):
+    for step, then in zip(rows, [*rows[1:], rows[-1]], strict=True):
         begin, stall, slack = now, 0.0, 0.0
-        of_step, of_next = copies[step].tolist(), copies[min(step + 1, len(copies) - 1)].tolist()
         for position in range(count):
-            now += resident[position]
+            now += resident[step][position]
             late = ready[position] - now
             if late > 0:
                 stall += late
@@ -196,11 +208,11 @@ def _steps(
             else:
                 slack -= late
                 now += run.passed
-            now += computes[position]
+            now += computes[step][position]
             following = after[position]
-            free = max(now, free) + (of_step if following > position else of_next)[following]
+            free = max(now, free) + copying[step if following > position else then][following]
             ready[following] = free
-        now += resident[count]
+        now += resident[step][count]
         yield now - begin, stall, slack
         now += run.gap[step]
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.plan_file import CONFIDENCE, Interval
-from swtrace.share import ALL_LAYERS, NONE, Share
+from swtrace.share import NONE, Share
 
 __all__ = ["CONFIDENCE", "Candidate", "Grouping", "Interval", "Prediction", "Replayed"]
 
@@ -26,11 +26,15 @@ class Grouping:
     num_in_group: int
     """How many of each group are offloaded: the last ones."""
 
+    def __str__(self) -> str:
+        """Return it in words: ``1 of 4``."""
+        return f"{self.num_in_group} of {self.group_size}"
+
     def share(self, start_layer: int, stack_layers: int) -> Share:
         """Return which of the decoder layers from ``start_layer`` on are offloaded."""
         first = self.group_size - self.num_in_group
         layers = tuple(start_layer + n for n in range(stack_layers) if n % self.group_size >= first)
-        return ALL_LAYERS if len(layers) == stack_layers else Share.of_layers(layers) if layers else UNSHARED
+        return Share.of_selected(layers, stack_layers)
 
 
 @dataclass(frozen=True, slots=True)

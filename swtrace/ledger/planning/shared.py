@@ -21,7 +21,7 @@ from swtrace.ledger.planning.workload import Workload, consecutive, measure
 from swtrace.ledger.rendezvous import RECEIVER, TREE
 from swtrace.placement import OWNED, rolling_window_count, source_rank, static_windows
 from swtrace.profile import Profile, Timing
-from swtrace.share import ALL_LAYERS, Share
+from swtrace.share import Share
 from swtrace.trace.identity import BROADCAST, H2D, PULL, SeriesInfo
 from swtrace.trace.schema import Clock
 
@@ -298,8 +298,7 @@ def on_device(info: SeriesInfo) -> bool:
 
 def _own_settings(info: SeriesInfo) -> Candidate:
     """Return the settings of the run."""
-    whole = len(info.layers) == info.stack_layers
-    share = UNSHARED if not info.shared else ALL_LAYERS if whole else Share.of_layers(info.layers)
+    share = Share.of_selected(info.layers, info.stack_layers) if info.shared else UNSHARED
     return Candidate(
         share, info.prefetch_step, (info.kind if info.shared else BROADCAST), info.windows, len(info.group_ranks)
     )

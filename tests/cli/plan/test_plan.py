@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from swtrace.plan_file import PlanFile
 from swtrace.settings import CONFIG_KEY, Settings
 from tests.support.commands import help_text
 from tests.support.daemon_threads import serving
+from tests.support.offload_arithmetic import Durations
+from tests.support.offload_arithmetic import Plan as Offloading
+from tests.support.offload_ring import offloading
 from tests.support.patience import patience
 from tests.support.recorded_run import RecordedRun
 from tests.support.simulated_recordings import record, schedule
@@ -116,3 +120,41 @@ def test_help_says_what_to_do_first() -> None:
     text = help_text("plan")
     for word in ("SWTRACE_SHARE=none", "swtrace probe", "--max-stall", "Exits with 1", "--save"):
         assert word in text
+
+
+def test_offloaded_layers_are_planned_by_group(rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer, the page and JSON name vLLM's arguments, and nothing that only ranks that share have."""
+    offloading(rings, Offloading(group_size=4, steps=30), Durations(copy_ns=1_500_000))
+    monkeypatch.setenv("SWTRACE_DIR", str(rings))
+    page = tmp_path / "plan.html"
+    told = run_plan("--max-stall", "2%", "--html", page)[0]
+    (series,) = json.loads(run_plan("--max-stall", "2%", "--json")[0])["series"]
+    chosen = series["chosen"]
+    grouping = chosen["grouping"]
+    arguments = chosen["vllm_arguments"]
+    assert series["answer"] == " ".join(told.partition("\n\n")[0].split())
+    assert series["answer"].startswith("Offload ")
+    assert dict(zip(arguments[::2], arguments[1::2], strict=True)) == {
+        "--offload-backend": "prefetch",
+        "--offload-group-size": str(grouping["group_size"]),
+        "--offload-num-in-group": str(grouping["num_in_group"]),
+        "--offload-prefetch-step": str(chosen["prefetch_step"]),
+    }
+    assert (chosen["environment"], chosen["additional_config"]) == (None, None)
+    assert chosen["stall_ratio"]["high"] <= 0.02
+    glossary = r"<dt .*"
+    for text in (told, re.sub(rf"(?s)<style>.*?</style>|{glossary}|<[^>]+>", " ", page.read_text())):
+        assert " ".join(arguments) in text
+        assert not {"shared", "sharing", "broadcast", "h2d"} & set(re.findall(r"\w+", text.lower()))
+
+
+def test_offloaded_layers_refuse_what_is_about_sharing(rings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each option that is only about sharing is refused by name."""
+    offloading(rings, Offloading(group_size=4, steps=30), Durations())
+    monkeypatch.setenv("SWTRACE_DIR", str(rings))
+    refused = (("--share", "1/2"), ("--transport", "pull"), ("--windows", "static"), ("--ranks", "4"))
+    for option, value in (*refused, ("--save", "plan.json")):
+        assert run_plan(option, value, code=ExitCode.USAGE)[1].startswith(f"{option} ")
+    assert "offload at least 2 of its 24 layers" in run_plan("--prefetch-step", "24", code=ExitCode.USAGE)[1]
+    nothing = run_plan("--memory", "1MiB", "--prefetch-step", "3", code=ExitCode.FAILED)[1]
+    assert nothing == "nothing fits 1.00 MiB per rank for 1 rank; allow more, or try other values of --prefetch-step"

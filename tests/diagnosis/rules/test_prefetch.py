@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
-from tests.support.verdicts import finding, judged
+from tests.support.offload_arithmetic import Durations, Plan
+from tests.support.offload_ring import offloading_verdict
+from tests.support.verdicts import finding, judged, kinds
 
 
 def test_a_larger_prefetch_step_is_proposed_where_it_helps() -> None:
@@ -23,3 +26,20 @@ def test_a_larger_prefetch_step_is_proposed_where_it_helps() -> None:
     assert k > 0
     assert proposed.numbers["stall_ratio"] == pytest.approx(truth, abs=0.02)
     assert f"Set SWTRACE_PREFETCH_STEP={k};" in proposed.advice
+
+
+def test_for_offloaded_layers_vllms_prefetch_step_is_proposed(tmp_path: Path) -> None:
+    """With one buffer, a copy can only begin when the layer before has run; with two, it hides."""
+    one, two = (Plan(group_size=1, prefetch_step=k, steps=30) for k in (1, 2))
+    proposed = finding(offloading_verdict(tmp_path / "one", one, Durations()), "prefetch_step")
+    assert proposed.numbers["prefetch_step"] == 2
+    assert proposed.numbers["stall_ns_per_step"] == 0
+    assert "--offload-prefetch-step 2 " in proposed.advice
+    assert "prefetch_step" not in kinds(offloading_verdict(tmp_path / "two", two, Durations()))
+
+
+def test_for_offloaded_layers_a_larger_prefetch_step_may_not_help(tmp_path: Path) -> None:
+    """Copies that take twice as long as compute keep the copy stream busy all the time, whenever they begin."""
+    plan = Plan(group_size=1, prefetch_step=2, steps=30)
+    found = finding(offloading_verdict(tmp_path, plan, Durations(copy_ns=2_000_000)), "prefetch_step_no_help")
+    assert "offloading fewer layers" in found.advice

@@ -10,7 +10,8 @@ pytest.importorskip("vllm")
 from vllm.model_executor.offloader.prefetch import PrefetchOffloader
 
 from tests.support.device.simulated_device import SimulatedDevice
-from tests.support.vllm.simulated_cuda import Durations, OffloadedModel, Plan, expected
+from tests.support.offload_arithmetic import Durations, Plan, expected
+from tests.support.vllm.simulated_cuda import OffloadedModel
 
 pytestmark = pytest.mark.vllm
 

@@ -292,6 +292,14 @@ class SimulatedDevice:
         self.host.now_ns = max([self.host.now_ns, *ends]) + 1
         self.catch_up()
 
+    def wait_for_computes(self) -> None:
+        """Block the host until all work of the current stream has ended. For tests."""
+        last = self.compute(0)
+        if last.end_ns is None:
+            raise RuntimeError("the host would wait forever: work does not end")
+        self.host.now_ns = max(self.host.now_ns, last.end_ns)
+        self.catch_up()
+
     def _settle(self, work: Work) -> bool:
         for instant_ns, effect in work.settle() or ():
             self._order += 1

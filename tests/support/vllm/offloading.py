@@ -1,7 +1,7 @@
 """vLLM's own offloader, watched on a device: one scenario for a simulated device and a GPU alike.
 
-Each scenario runs in a process of its own (:mod:`tests.support.replicas`), because vLLM's offloader may be imported
-from its sources alone. So nothing of vLLM is imported before that.
+vLLM's offloader may be imported from its sources alone: then a scenario needs a process of its own, and nothing of vLLM
+may be imported before.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ from swtrace.trace.ring_reader import RingReader
 from swtrace.vllm import passing, prefetch
 from tests.support.device.simulated_device import SimulatedDevice
 from tests.support.device.simulated_work import DeviceClock
-from tests.support.vllm.simulated_cuda import Durations, OffloadedModel, Plan
+from tests.support.offload_arithmetic import Durations, Plan
+from tests.support.vllm.simulated_cuda import OffloadedModel
 
 
 class WatchedModel:
@@ -38,6 +39,16 @@ class WatchedModel:
         for _ in range(self.model.plan.steps if steps is None else steps):
             with self.copies.step(tokens=1, requests=1):
                 self.model.run_step()
+        return self.finish()
+
+    def step(self) -> None:
+        """Run a marked step, and wait for its computes, as a host does that reads the step's result."""
+        with self.copies.step(tokens=1, requests=1):
+            self.model.run_step()
+        self.model.device.wait_for_computes()
+
+    def finish(self) -> WatchedModel:
+        """Let the device finish, and end the records."""
         self.model.device.synchronise()
         self.copies.close()
         return self
