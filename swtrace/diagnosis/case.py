@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from swtrace.diagnosis.standing import Standing, standings
 from swtrace.ledger import change
-from swtrace.ledger.facts import Outcome, SeriesFacts, StepFacts
+from swtrace.ledger.facts import Outcome, SeriesFacts, SeriesRankFacts, StepFacts
 from swtrace.ledger.planning.repair import Repair, Saving, saving
 from swtrace.observing.observation import ObservedRank
-from swtrace.trace.identity import RankKey
+from swtrace.trace.identity import H2D, RankKey
 from swtrace.units import milliseconds
 
 
@@ -53,6 +53,12 @@ class Case:
     def judged(self) -> Sequence[StepFacts]:
         """The regular steps that stand for the series: in a pull series, those of the most stalled rank."""
         return judged_steps(self.facts, self.regular)
+
+    def offloading(self) -> Iterator[tuple[SeriesRankFacts, list[StepFacts]]]:
+        """Yield each rank whose layers are copied from host memory, and its regular steps."""
+        for rank in self.facts.ranks:
+            if rank.info.kind == H2D:
+                yield rank, [step for step in self.regular if step.of_rank in {None, rank.info.rank_in_group}]
 
     @cached_property
     def waited(self) -> int:

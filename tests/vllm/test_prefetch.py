@@ -172,6 +172,68 @@ def test_published_faults_are_named(tmp_path: Path, plan: Plan, kind: str, words
     assert words in said.get(kind, ""), said
 
 
+@pytest.mark.parametrize("copy_ns", [100_000, 700_000])
+@pytest.mark.parametrize("call_ns", [0, 200])
+def test_memory_that_is_not_pinned_costs_what_it_lengthens_steps(tmp_path: Path, copy_ns: int, call_ns: int) -> None:
+    """Nothing stalls. The cost is the difference to the same steps with pinned memory, which hide every copy."""
+    durations = Durations(copy_ns=copy_ns)
+    step_ns = {}
+    for pinned in (True, False):
+        folder = tmp_path / str(pinned)
+        folder.mkdir()
+        with watched_model(
+            folder, Plan(prefetch_step=2, pinned=pinned, steps=8), durations, call_ns=call_ns
+        ) as watched:
+            watched.run()
+            ledger = watched.ledger()
+            steps = ledger.take_steps()
+        step_ns[pinned] = sum(int(step.duration_ns[0]) for step in steps) / len(steps)
+    (facts,) = ledger.facts().series
+    found = {finding.kind: finding for finding in verdict(facts, steps).findings}
+    assert "hidden" in found
+    lost_ns = step_ns[False] - step_ns[True]
+    launching_ns = 40 * call_ns * len(steps[0].layers)  # what the host needs for its calls, now that it is not ahead
+    assert found["unpinned_memory"].numbers["blocked_ns_per_step"] == pytest.approx(lost_ns, abs=launching_ns)
+    assert found["unpinned_memory"].numbers["share"] == pytest.approx(lost_ns / step_ns[False], abs=0.001)
+
+
+def test_a_host_that_is_late_is_named(tmp_path: Path) -> None:
+    """Four copies per layer keep the host busy for longer than they take, and a larger prefetch step does not help."""
+    durations = Durations(compute_ns=2_000, copy_ns=160_000)
+    step_ns = []
+    for prefetch_step in (1, 2):
+        folder = tmp_path / str(prefetch_step)
+        folder.mkdir()
+        plan = Plan(parameters=4, steps=24, prefetch_step=prefetch_step)
+        with watched_model(folder, plan, durations, call_ns=20_000) as watched:
+            watched.model.device.synchronise()
+            ledger = watched.run().ledger()
+            steps = ledger.take_steps()
+        step_ns.append(sum(int(step.duration_ns[0]) for step in steps))
+        if prefetch_step == 1:
+            (facts,) = ledger.facts().series
+            found = {finding.kind: finding for finding in verdict(facts, steps).findings}
+    assert found["launch_bound"].ranks == (3,)
+    assert "on copies that the device started 20.0 us (median) after launch" in found["launch_bound"].sentence
+    assert "vllm#41474" in found["launch_bound"].advice
+    assert "`--offload-num-in-group`" in found["launch_bound"].advice
+    assert found["partly_hidden"].consequence_of == "launch_bound"
+    assert step_ns[1] == pytest.approx(step_ns[0], rel=0.01)
+
+
+def test_a_host_that_is_ahead_is_not_named(tmp_path: Path) -> None:
+    """The same copies stall as much or more, but the link is the cause."""
+    plan, durations = Plan(parameters=4, steps=24), Durations(compute_ns=2_000, copy_ns=160_000)
+    with watched_model(tmp_path, plan, durations, call_ns=500) as watched:
+        watched.model.device.synchronise()
+        ledger = watched.run().ledger()
+        steps = ledger.take_steps()
+    (facts,) = ledger.facts().series
+    kinds = {finding.kind for finding in verdict(facts, steps).findings}
+    assert "channel_bound" in kinds
+    assert "launch_bound" not in kinds
+
+
 @pytest.mark.parametrize("plan", [Plan(steps=8), Plan(prefetch_step=4, steps=8), Plan(prefetch_step=3, steps=8)])
 def test_nothing_is_named_where_nothing_is_wrong(tmp_path: Path, plan: Plan) -> None:
     with watched_model(tmp_path, plan, Durations(copy_ns=100_000)) as watched:
@@ -180,4 +242,4 @@ def test_nothing_is_named_where_nothing_is_wrong(tmp_path: Path, plan: Plan) -> 
         steps = ledger.take_steps()
     (facts,) = ledger.facts().series
     kinds = {finding.kind for finding in verdict(facts, steps).findings}
-    assert not kinds & {"slot_collision", "synchronous_copy", "hung", "records_missing"}
+    assert not kinds & {"slot_collision", "synchronous_copy", "unpinned_memory", "hung", "records_missing"}

@@ -26,7 +26,9 @@ class Hung(Rule):
     def find(self, case: Case) -> Iterator[Finding]:
         """Follow who waits for whom to the ranks that wait for nothing of ours, and name these."""
         among = case.standings
-        late = [each for each in among.values() if each.behind and case.facts.key == each.series]
+        of_series = [each for each in among.values() if case.facts.key == each.series]
+        # What the ring of a rank that has ended says about its device stays as it was.
+        late = [each for each in of_series if each.behind and each.doing is not Doing.GONE]
         if any(each.device_age_ns >= SHORTEST_NS for each in late) and not any(
             rank.died for rank in case.ranks.values()
         ):
@@ -35,7 +37,6 @@ class Hung(Rule):
             if late:
                 yield _on_device(case, late, [each for each in among.values() if each.age_ns >= limit_ns])
                 return
-        of_series = [each for each in among.values() if case.facts.key == each.series]
         in_step = [each for each in of_series if each.in_step]
         if not any(each.age_ns >= SHORTEST_NS for each in of_series):
             return

@@ -14,7 +14,7 @@ from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import Finding, Level
 from swtrace.diagnosis.rule import About, Rule
 from swtrace.ledger.facts import StepFacts
-from swtrace.trace.identity import H2D, SeriesInfo
+from swtrace.trace.identity import SeriesInfo
 from swtrace.trace.schema import NO_WINDOW, TransferFlag
 
 _MOST_EVIDENCE = 4
@@ -28,11 +28,8 @@ class SlotCollision(Rule):
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield a finding about each rank on which that happens."""
-        for rank in case.facts.ranks:
-            if rank.info.kind != H2D:
-                continue
-            of_rank = rank.info.rank_in_group
-            found = _Collisions.among([step for step in case.regular if step.of_rank in {None, of_rank}], of_rank)
+        for rank, steps in case.offloading():
+            found = _Collisions.among(steps, rank.info.rank_in_group)
             if found.pairs:
                 yield _finding(case, rank.info, found)
 

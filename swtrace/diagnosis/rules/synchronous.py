@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -11,7 +11,6 @@ from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import STALLED_ABOVE, WORTH, Finding, Level
 from swtrace.diagnosis.rule import STALLS, About, Needs, Rule
 from swtrace.ledger.facts import SeriesRankFacts, StepFacts
-from swtrace.trace.identity import H2D
 from swtrace.trace.schema import TransferFlag
 from swtrace.units import milliseconds
 
@@ -19,10 +18,6 @@ _NO_TIME = 0.05
 """A copy has no time to hide if the wait begins within this share of its length after its start."""
 _FEWEST_STEPS = 4
 _MOST_NAMED = 8
-_PIN = (
-    "Make vLLM pin the weights: check the limit of locked memory (`ulimit -l`), and whether the platform allows pinned "
-    "memory (WSL does not)."
-)
 _ORDER = (
     "A copy starts after the forward of an earlier offloaded layer. Check whether some offloaded layers never run on "
     "this rank, as in vllm-omni#6456, or run in another order."
@@ -39,14 +34,12 @@ class SynchronousCopy(Rule):
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield one finding per rank about all such layers."""
-        for rank in case.facts.ranks:
-            if rank.info.kind == H2D:
-                yield from _of_rank(case, rank)
+        for rank, steps in case.offloading():
+            yield from _of_rank(case, rank, steps)
 
 
-def _of_rank(case: Case, rank: SeriesRankFacts) -> Iterator[Finding]:
+def _of_rank(case: Case, rank: SeriesRankFacts, steps: Sequence[StepFacts]) -> Iterator[Finding]:
     info, row = rank.info, rank.info.rank_in_group
-    steps = [step for step in case.regular if step.of_rank in {None, row}]
     if len(steps) < _FEWEST_STEPS:
         return
     begin, issued, took, stall = (
@@ -100,8 +93,6 @@ def _unwaited(step: StepFacts, row: int) -> int:
 def _cause(rank: SeriesRankFacts, unwaited: float) -> tuple[str, str]:
     """Return why copies are not ahead of their waits, and what to do about it. ``unwaited`` is per step."""
     info, offload = rank.info, rank.info.offload
-    if offload is not None and not offload.pinned:
-        return "The host memory is not pinned, so no copy can run beside compute.", _PIN
     if offload is not None and offload.num_in_group > max(1, info.prefetch_step):
         together, ahead = offload.num_in_group, info.prefetch_step
         cause = f"{together} consecutive layers are offloaded, and the prefetch step of {ahead} counts only those."

@@ -181,6 +181,22 @@ def test_a_host_that_holds_up_other_ranks_devices_is_named() -> None:
     assert finding.sentence.startswith("Rank 1 hangs in its own compute after layer 2 of step 40: the device of rank 0")
 
 
+@pytest.mark.parametrize("ended", [{"closed": True}, {"alive": False, "closed": True}, {"alive": False}])
+def test_devices_of_ranks_that_have_ended_are_not_named(ended: dict[str, bool]) -> None:
+    """Their rings say for good that the device had not caught up."""
+    doing = {rank: on_device(41, 40, 10_800) for rank in range(3)}
+    changes = dict.fromkeys(doing, ended)
+    assert not Group(doing, info={"clock": "device"}, changes=changes).findings("hung")
+    (finding,) = Group(doing, info={"clock": "device"}, changes={0: ended, 1: ended}).findings("hung")
+    assert finding.ranks == (2,)
+
+
+def test_devices_of_a_closed_series_are_not_named() -> None:
+    doing = {rank: on_device(41, 40, 10_800) for rank in range(3)}
+    changes = {rank: {"closed_series": frozenset({0})} for rank in doing}
+    assert not Group(doing, info={"clock": "device"}, changes=changes).findings("hung")
+
+
 def test_idle_devices_are_not_named() -> None:
     """A device that has completed all launched steps is idle, however long."""
     doing = {rank: on_device(41, 41, 3600, host_s=3600) for rank in range(3)}

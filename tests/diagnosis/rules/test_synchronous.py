@@ -20,7 +20,6 @@ _OTHER_KINDS = re.compile(
 @pytest.mark.parametrize(
     ("offload", "cause", "advice"),
     [
-        ({"pinned": False}, "not pinned", "ulimit -l"),
         ({"num_in_group": 3, "group_size": 4}, "consecutive layers", "`--offload-prefetch-step 3`"),
         ({}, "not started ahead", "never run on this rank"),
     ],
@@ -44,8 +43,9 @@ def test_copies_that_started_ahead_are_no_finding() -> None:
 
 @pytest.mark.parametrize("compute", [10_000, 150_000, 250_000, 310_000, 1_000_000])
 @pytest.mark.parametrize("k", [0, 1, 2])
-def test_sentences_about_offloaded_layers_use_no_words_of_sharing(compute: int, k: int) -> None:
+@pytest.mark.parametrize("pinned", [True, False])
+def test_sentences_about_offloaded_layers_use_no_words_of_sharing(compute: int, k: int, *, pinned: bool) -> None:
     """Whatever is found, layers are offloaded, and settings are vLLM's."""
-    for found in offloaded(k=k, compute=even(compute)).findings:
+    for found in offloaded(k=k, compute=even(compute), pinned=pinned).findings:
         for text in (found.sentence, found.advice, *found.evidence):
             assert not _OTHER_KINDS.search(text), (found.kind, text)

@@ -13,6 +13,7 @@ from vllm.model_executor.offloader import base
 
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import StepFacts
+from swtrace.series.device.accelerator import Device
 from swtrace.series.watched import WatchedCopies
 from swtrace.settings import Settings
 from swtrace.trace.identity import RankIdentity
@@ -68,12 +69,7 @@ class WatchedModel:
 
     def ledger(self) -> Ledger:
         """Return a ledger of the records."""
-        ledger = Ledger(keep_untaken=1 << 20)
-        ledger.add_rank(self.recorder.identity)
-        ledger.set_series(self.recorder.identity.key, (self.series(),))
-        ledger.add(self.recorder.identity.key, self.records())
-        ledger.flush()
-        return ledger
+        return ledger_of(self.recorder)
 
 
 @contextmanager
@@ -94,15 +90,7 @@ def watched_model(
     with ExitStack() as stack:
         recorder = Recorder.create(folder, identity, records=1 << 15)
         stack.callback(recorder.close)
-        for name, served in (
-            ("TorchDevice", lambda _device: device),
-            ("layer_range", lambda _config: (0, plan.layers)),
-            ("own_rank", lambda _settings, _config: identity.rank),
-            ("process_recorder", lambda *_args: recorder),
-            ("write_outcome", lambda _config, _outcome: None),
-        ):
-            stack.enter_context(patch.object(prefetch, name, served))
-        stack.enter_context(patch.object(passing, "record_model", lambda _config: None))
+        stack.enter_context(without_engine(recorder, device, plan.layers))
         watched = WatchedModel(model, recorder)
         watcher: list[prefetch.PrefetchWatcher] = []
 
@@ -115,3 +103,30 @@ def watched_model(
         assert copies is not None
         watched.copies = copies
         yield watched
+
+
+@contextmanager
+def without_engine(recorder: Recorder, device: Device, layers: int) -> Iterator[None]:
+    """Stand in for what the watcher asks vLLM's engine, and for the device."""
+    with ExitStack() as stack:
+        for name, served in (
+            ("TorchDevice", lambda _device: device),
+            ("layer_range", lambda _config: (0, layers)),
+            ("own_rank", lambda _settings, _config: recorder.identity.rank),
+            ("process_recorder", lambda *_args: recorder),
+            ("write_outcome", lambda _config, _outcome: None),
+        ):
+            stack.enter_context(patch.object(prefetch, name, served))
+        stack.enter_context(patch.object(passing, "record_model", lambda _config: None))
+        yield
+
+
+def ledger_of(recorder: Recorder) -> Ledger:
+    """Return a ledger of what is in the ring of a rank with one series."""
+    ledger, key = Ledger(keep_untaken=1 << 20), recorder.identity.key
+    with RingReader.open(recorder.path) as reader:
+        ledger.add_rank(recorder.identity)
+        ledger.set_series(key, reader.series())
+        ledger.add(key, reader.read())
+    ledger.flush()
+    return ledger
