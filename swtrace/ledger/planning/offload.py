@@ -97,6 +97,8 @@ class OffloadPlanner(Planner):
 
     def _refusal(self, candidate: Candidate, layers: Sequence[int]) -> str:
         own = self.measured.candidate
+        if self._info.offload is not None and not self._info.offload.pinned:
+            return "the host memory is not pinned, so copies block the host, and how long it computes is unknown"
         if not layers or candidate == own:
             return ""
         if candidate.share != own.share and (own.grouping is None or own.share != self._share(own.grouping)):

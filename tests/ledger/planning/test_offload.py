@@ -144,6 +144,13 @@ def test_memory_is_resident_layers_and_buffers(tmp_path: Path) -> None:
     assert planner.predict(third).saved_bytes == (8 - 4) * LAYER_BYTES
 
 
+def test_memory_that_is_not_pinned_is_refused(tmp_path: Path) -> None:
+    """Each copy then blocks the host, so what looks like compute is the wait for a copy."""
+    planner = planned(tmp_path, replace(RUNS[0], pinned=False), Durations())
+    tried = [planner.predict(each) for each in candidates(described(RUNS[0]), [1, 2])]
+    assert {each.refusal.partition(",")[0] for each in tried} == {"the host memory is not pinned"}
+
+
 def test_as_many_buffers_as_layers_are_refused(tmp_path: Path) -> None:
     planner = planned(tmp_path, RUNS[0], Durations())
     refused = planner.predict(replace(planner.measured.candidate, prefetch_step=6))
