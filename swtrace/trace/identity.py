@@ -31,13 +31,15 @@ class Terms:
     """... and as a noun."""
     source: str
     """Where a layer comes from."""
+    own: str
+    """What a layer is on the rank that stores it and waits for nothing; empty if no rank does."""
 
 
-_SHARED = Terms("broadcast", "share", "shared", "sharing", "its owner")
+_SHARED = Terms("broadcast", "share", "shared", "sharing", "its owner", "own layer")
 TERMS = {
     BROADCAST: _SHARED,
     PULL: replace(_SHARED, move="copy"),
-    H2D: Terms("copy", "offload", "offloaded", "offloading", "host memory"),
+    H2D: Terms("copy", "offload", "offloaded", "offloading", "host memory", ""),
 }
 """By kind."""
 

@@ -121,7 +121,9 @@ def simulate_pull(
         offloaded: Whether each rank is alone and copies every layer from host memory.
     """
     ranks = len(steps)
-    infos = [offloaded_info(rank, layers, k) if offloaded else pull_info(rank, ranks, layers, k) for rank in range(ranks)]
+    infos = [
+        offloaded_info(rank, layers, k) if offloaded else pull_info(rank, ranks, layers, k) for rank in range(ranks)
+    ]
     cuts = [(killed or {}).get(rank, 0) for rank in range(ranks)]
     group = _Group(infos, compute, gap, copy, wake, crowding)
     begins = [ORIGIN_NS + (start[rank] if start else 0) for rank in range(ranks)]
@@ -187,9 +189,15 @@ class _Group:
             now += self._gap(rank, step)
             begin = now
             for position in range(layers):
-                yield now
-                issued.append(self._issue(rank, now, *divmod(step * layers + position + k, layers)))
-                now = self._wait(rank, now + self._compute(rank, step, position), step, position, issued)
+                ahead = divmod(step * layers + position + k, layers)
+                if self._infos[rank].kind == H2D:  # a buffer is free once its layer has run
+                    now = self._wait(rank, now, step, position, issued) + self._compute(rank, step, position)
+                    yield now
+                    issued.append(self._issue(rank, now, *ahead))
+                else:
+                    yield now
+                    issued.append(self._issue(rank, now, *ahead))
+                    now = self._wait(rank, now + self._compute(rank, step, position), step, position, issued)
             ended = step_record(
                 begin_ns=begin, arrival_ns=begin, end_ns=now, step=step, tokens=3, requests=2, waits=layers
             )

@@ -7,7 +7,6 @@ from textual.strip import Strip
 
 from swtrace import units
 from swtrace.observing import Link
-from swtrace.trace.identity import H2D
 from swtrace.trace.ring_reader import WindowState
 from swtrace_tui.actions import WINDOWS
 from swtrace_tui.canvas import Line, legend
@@ -95,7 +94,7 @@ def _layer_row(row: RankRow, series: SeriesView, palette: Palette, width: int) -
             state = occupant.get(position)
             if state is not None:
                 line.put(WINDOW_GLYPHS[state] * wide, palette.style(palette.window(state)))
-            elif row.facts.info.kind != H2D and row.facts.info.source(position) == row.group_rank:
+            elif row.facts.info.terms.own and row.facts.info.source(position) == row.group_rank:
                 line.put("━" * wide, palette.style(palette.dim))
             else:
                 line.put("·".center(wide), faint)
@@ -166,7 +165,8 @@ def _legend(series: SeriesView, palette: Palette, width: int, height: int, *, re
             )
             for state in WINDOW_STATES
         ]
-        items.append(("━", palette.style(palette.dim), "own layer"))
+        if info.terms.own:
+            items.append(("━", palette.style(palette.dim), info.terms.own))
         lines = legend(items, width, palette.style(palette.dim), first="" if height < _SMALL else first)
         if len(lines) == 1:
             break
