@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from swtrace_tui.actions import VIEWS
-from swtrace_tui.palette import MONO
 from swtrace_tui.picture import Filter, picture
 from swtrace_tui.views.heat_map import explanation
 

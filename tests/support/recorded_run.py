@@ -20,7 +20,6 @@ from swtrace.trace.request_link import RequestLink
 from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag, Untimed
 from tests.support.simulated_pull import offloaded_info
 
-
 LAYER_NS = 1_000_000
 TRANSFER_NS = 600_000
 STALL_NS = 300_000

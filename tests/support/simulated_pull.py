@@ -190,8 +190,9 @@ class _Group:
             begin = now
             for position in range(layers):
                 ahead = divmod(step * layers + position + k, layers)
-                if self._infos[rank].kind == H2D:  # a buffer is free once its layer has run
-                    now = self._wait(rank, now, step, position, issued) + self._compute(rank, step, position)
+                if self._infos[rank].kind == H2D:  # its buffer is free once the layer has run, after resident ones
+                    took = self._compute(rank, step, position)
+                    now = self._wait(rank, now + took // 2, step, position, issued) + took - took // 2
                     yield now
                     issued.append(self._issue(rank, now, *ahead))
                 else:
