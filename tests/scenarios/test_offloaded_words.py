@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import html
+import io
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from swtrace_tui.actions import VIEWS
+from swtrace_tui.help import help_text
+from swtrace_tui.palette import MONO
 from swtrace_tui.picture import Filter, picture
 from swtrace_tui.views.heat_map import explanation
 
 from swtrace.cli.exit_codes import ExitCode
 from swtrace.diagnosis.diagnosis import verdict
+from swtrace.diagnosis.standing import standing
 from swtrace.spans.step_spans import StepSpans
+from swtrace.trace.ring_reader import Marks, Progress
+from swtrace.trace.schema import Stage
 from tests.support.commands import checked
 from tests.support.daemon_threads import serving
 from tests.support.finished_steps import origins
 from tests.support.perfetto_reader import read
 from tests.support.recorded_run import OffloadedRun
 from tests.support.scenes import Still, app_over, observation_of, press, run, shown, until
-from tests.support.simulated_pull import PullSchedule, simulate_pull
+from tests.support.simulated_pull import PullSchedule, offloaded_info, simulate_pull
 from tests.support.simulated_recordings import record
 
 FOREIGN = re.compile(
@@ -153,6 +161,27 @@ def test_the_api_of_the_daemon(offloaded: OffloadedRun) -> None:
         for path in documents:
             texts = list(_texts(client.get(path).raise_for_status().json()))
             assert foreign("\n".join(texts)) == [], path
+
+
+def test_the_help_of_the_terminal() -> None:
+    """It is the same for every kind. Only its glossary and the causes of stalls, which are from there, say more."""
+    text = io.StringIO()
+    Console(file=text, width=120).print(help_text({}, (), {}, "swtrace top", MONO))
+    above = text.getvalue().partition("\nGlossary")[0]
+    before, _, after = above.partition("Overview: cause of a stall")
+    assert foreign(before + after.partition("Several hosts")[2]) == []
+
+
+def test_what_a_rank_that_hangs_waits_for() -> None:
+    """Its device or host, and no rank."""
+    info, now_ns = offloaded_info(3, 12, 2), 60 * 10**9
+    progress = Progress(5, Stage.BEGUN, now_ns - 10**9, waiting=3, waiting_since_ns=now_ns - 10**9)
+    seen = observation_of(schedule("hidden")).ranks[0]
+    ring = replace(seen.ring, taken_ns=now_ns, marks=Marks((progress,)))
+    found = standing(replace(seen, series=(info,), ring=ring))
+    assert found is not None
+    assert found.source is None
+    assert found.activity.endswith("from host memory")
 
 
 def test_the_summary_of_a_run(offloaded: OffloadedRun) -> None:
