@@ -130,7 +130,7 @@ def _covered(facts: SeriesFacts, found: SeriesDigest | None, selected: SelectedS
     aborted = over([rank.totals.aborted_steps for rank in facts.ranks])
     others = ", ".join(f"{number} {what}" for number, what in ((aborted, "aborted"), (untimed, "untimed")) if number)
     covered = 0 if found is None else found.steps
-    whose = "" if facts.lockstep else "of all ranks "
+    whose = "of all ranks " if facts.apart else ""
     steps = f"{units.counted(covered, 'timed step' if untimed else 'step')} {whose}{selected}".rstrip()
     return escape(f"Covers {steps}.{f' Not covered, in the whole recording: {others}.' if others else ''}")
 

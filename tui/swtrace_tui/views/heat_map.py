@@ -259,7 +259,7 @@ class HeatMap(View, view=HEAT_MAP):
         line = Line(width).put(f" {metric.name}: ", palette.style(palette.text, bold=True))
         brief = width < _NARROW
         steps, last = counted(len(series.steps), "step"), "last step"
-        if not series.facts.lockstep:
+        if series.facts.apart:
             steps, last = f"each rank's last {counted(series.facts.steps, 'step')}", "each rank's last step"
         elif series.steps:
             last = f"step {series.steps[-1].step}"
@@ -601,7 +601,7 @@ def _last(series: SeriesView, step: StepFacts, group_rank: int, position: int) -
     term = series.facts.ranks[0].info.layer_term
     bound = "at most " if step.observed[cell] == Observed.UPPER_BOUND else ""
     window = int(step.window[cell])
-    where = f" into window {window}" if window != NO_WINDOW else ""
+    where = f" into {series.facts.terms.window} {window}" if window != NO_WINDOW else ""
     crosses = " in the previous step" if flags & TransferFlag.CROSSES_STEPS else ""
     since = {name: units.duration(int(getattr(step, name)[cell]) - issued) for name in _INSTANTS}
     return (

@@ -62,7 +62,7 @@ def rank_lines(row: RankRow, series: SeriesView, palette: Palette, width: int, *
     several = bool(series.facts.host_of(row.rank))
     for part in (
         f"on {row.host}" if several and row.host else "",
-        summary or "no windows",
+        summary or f"no {info.terms.window}s",
         f"step {step}" if step is not None else "",
         held if row.state is not RankState.CLOSED else "",
         f"pid {row.pid}{'' if several else f' on {row.host}'}" if row.pid else "",
@@ -155,7 +155,7 @@ def _legend(series: SeriesView, palette: Palette, width: int, height: int, *, re
     if not info.shared:
         line = Line(width).put(" The series is observed, not shared: there are no windows.", palette.style(palette.dim))
         return [line.strip(palette.style(palette.text))]
-    first = f"{info.windows} windows{launched}{stored} "
+    first = f"{info.places}{launched}{stored} "
     for about in (WINDOW_ABOUT, dict.fromkeys(WINDOW_STATES, "")):
         items = [
             (
