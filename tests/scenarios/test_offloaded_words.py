@@ -147,6 +147,8 @@ def test_traces_and_spans(recorded: tuple[str, Path], tmp_path: Path) -> None:
     checked("export", path, "-f", "perfetto", "-o", tmp_path / "run.pftrace")
     slices = read(tmp_path / "run.pftrace")
     assert foreign("\n".join(f"{each.name} {each.category}" for each in slices)) == []
+    assert {"step", "copy"} <= {each.category for each in slices} <= {"step", "copy", "wait", "stall"}
+    assert [each for each in slices if "source_rank" in each.arguments] == []
     seen = observation_of(schedule("stalled"))
     facts = seen.facts.series[0]
     spans = list(StepSpans(seen.history[facts.key][-1], origins(0, run_id=facts.key.run_id)))
