@@ -1,4 +1,4 @@
-"""Share weights between vLLM's ranks, and see whether the broadcasts hide behind compute."""
+"""Share weights between vLLM's ranks or watch vLLM offload them, and see whether transfers hide behind compute."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ def fleet() -> Dashboard:
     return board(
         "swtrace-fleet",
         "swtrace / Fleet",
-        "Every shared-weight series at a glance: whether prefetch hides, what it saves, which ranks are worst.",
+        "Every series of shared or offloaded weights: whether prefetch hides, what it saves, which ranks are worst.",
         Row(
             "At a glance",
             4,
@@ -30,7 +30,8 @@ def fleet() -> Dashboard:
             panels.number(
                 "Stall ratio, worst rank",
                 "Share of step time in which the rank waited for weights, in the last two minutes. Good: below 5 %, "
-                "where transfers are hidden. Above 30 %, sharing costs more time than it is worth.",
+                "where transfers are hidden. Above 30 %, sharing or offloading costs more time than it is "
+                "worth.",
                 Ask(queries.WORST_STALL_RATIO),
                 unit="percentunit",
                 steps=panels.STALL_STEPS,
@@ -51,7 +52,7 @@ def fleet() -> Dashboard:
             ),
             panels.number(
                 "Memory saved",
-                "Size of full copies on every rank, minus what the ranks hold: their own layers, the windows, and "
+                "Size of full copies on every rank, minus what the ranks hold: layers they store, the windows, and "
                 "layers that the program keeps alive.",
                 Ask(queries.MEMORY_SAVED),
                 unit="bytes",
@@ -112,9 +113,9 @@ def fleet() -> Dashboard:
             panels.curves(
                 "Stall by cause",
                 "Share of all ranks' step time, by proximate cause. Transfer: a layer's compute is shorter than its "
-                "transfer; try a larger prefetch step. Backlog: transfers queue because the channel is full. Skew: a "
-                "peer issued late. Entry skew: a peer entered the step late. Unattributed: the cause is unknown, for "
-                "example because the daemon does not read the peers' host.",
+                "transfer; try a larger prefetch step. Backlog: transfers queue because the channel is full. Skew: "
+                "another rank issued late. Entry skew: another rank entered the step late. Unattributed: the cause is "
+                "unknown, for example because the daemon does not read the other ranks' host.",
                 Ask(queries.CAUSE_RATIO, "{{cause}}"),
                 unit="percentunit",
                 colors=panels.CAUSE_COLORS,
@@ -135,7 +136,7 @@ def fleet() -> Dashboard:
             (24,),
             panels.table(
                 "Ranks and series",
-                "Every shared series on every rank: where it runs, and how it is shared. Ranks that are down come "
+                "Every series on every rank: where it runs, and how its layers move. Ranks that are down come "
                 "first, then those with the highest stall ratio of the last two minutes.",
                 Ask(queries.RANKS_BY_STALL_RATIO),
                 (

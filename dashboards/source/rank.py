@@ -22,7 +22,8 @@ def rank() -> Dashboard:
             panels.number(
                 "Stall ratio",
                 "Share of step time in which the rank waited for weights, in the last two minutes; the highest of the "
-                "selected ranks. Good: below 5 %. Above 30 %, sharing costs more time than it is worth.",
+                "selected ranks. Good: below 5 %. Above 30 %, sharing or offloading costs more time "
+                "than it is worth.",
                 Ask(queries.WORST_STALL_RATIO),
                 unit="percentunit",
                 steps=panels.STALL_STEPS,
@@ -97,8 +98,8 @@ def rank() -> Dashboard:
             panels.curves(
                 "Stall by cause",
                 "Share of step time, by proximate cause. Transfer: compute per layer is shorter than that. "
-                "Backlog: transfers queue. Skew: a peer issued late. Entry skew: a peer entered the step late. "
-                "Unattributed: the cause is unknown, for example because the peers' records are on another host.",
+                "Backlog: transfers queue. Skew: another rank issued late. Entry skew: another rank entered the step "
+                "late. Unattributed: the cause is unknown, for example because other ranks run on other hosts.",
                 Ask(queries.CAUSE_RATIO, "{{cause}}"),
                 unit="percentunit",
                 colors=panels.CAUSE_COLORS,
@@ -106,8 +107,8 @@ def rank() -> Dashboard:
             ),
             panels.curves(
                 "Skew by rank",
-                "Share of step time that a rank waits because a peer issued or entered later. Good: near 0. The others "
-                "wait for the rank that waits least. Series whose ranks pull have no skew.",
+                "Share of step time that a rank waits because another rank issued or entered later. Good: near 0. The "
+                "others wait for the rank that waits least. Series whose ranks pull or offload have no skew.",
                 Ask(queries.SKEW_RATIO, queries.SERIES_LEGEND),
                 unit="percentunit",
                 links=(rank_traces_link(),),
@@ -119,7 +120,7 @@ def rank() -> Dashboard:
             (8,) * 3,
             panels.curves(
                 "Bandwidth",
-                "Bytes per second of all broadcasts that a rank took part in, or of its own copies. Near the "
+                "Bytes per second of all transfers that a rank took part in: broadcasts, or its own copies. Near the "
                 "limit of the link, the channel is full.",
                 Ask(queries.BANDWIDTH, queries.SERIES_LEGEND),
                 unit="Bps",

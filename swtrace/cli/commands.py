@@ -72,7 +72,7 @@ def _about(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Share weights between vLLM's ranks, and see whether the broadcasts hide behind compute.
+    """Share weights between vLLM's ranks or watch vLLM offload them, and see whether transfers hide behind compute.
 
     Try `swtrace demo` for an example on this machine, or `swtrace run -- vllm serve MODEL` for your own model.
     """

@@ -85,6 +85,8 @@ class SeriesSummary:
     prefetch_step: int
     windows: str
     transport: str
+    kind: str
+    """What brings its layers: one of :data:`~swtrace.trace.identity.KINDS`, or ``none`` if it is only observed."""
     sharing: str
     """How its layers are shared, in words."""
     group_ranks: tuple[int, ...]
@@ -174,6 +176,7 @@ def _series(facts: SeriesFacts, steps: Sequence[StepFacts], ranks: Collection[Ob
         prefetch_step=info.prefetch_step,
         windows=info.windows,
         transport=info.transport,
+        kind=info.kind,
         sharing=info.sharing,
         group_ranks=tuple(facts.key.group_ranks),
         ranks=tuple(_rank(rank) for rank in facts.ranks),

@@ -14,6 +14,7 @@ from rich.text import Text
 from swtrace import units
 from swtrace.cli.console import table
 from swtrace.share import extent
+from swtrace.trace.identity import terms
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +54,7 @@ def print_summary(summary: Summary, console: Console, *, over: str = "the last {
 
 
 def _title(series: SeriesSummary) -> str:
-    layers = extent(series.layers, series.start_layer, series.stack_layers)
+    layers = extent(series.layers, series.start_layer, series.stack_layers, terms(series.kind).shared)
     return (
         f"[bold]series {escape(series.name)}[/]  {layers}, {units.counted(len(series.group_ranks), 'rank')}, "
         f"{series.sharing}"
@@ -82,7 +83,9 @@ def _times(series: SeriesSummary, over: str) -> Table:
 
 def _memory_and_records(series: SeriesSummary, rings: dict[tuple[str, int], RingSummary]) -> Table:
     resident = series.stack_layers - len(series.layers)
-    caption = f"bytes of the shared layers; every rank also holds the other {resident} whole" if resident else ""
+    caption = ""
+    if resident:
+        caption = f"bytes of the {terms(series.kind).shared} layers; every rank also holds the other {resident} whole"
     columns = ("rank", "moved", "held", "replicated", "saved", "records", "lost", "pending")
     memory = table(*columns, caption=caption)
     for rank in series.ranks:

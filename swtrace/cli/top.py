@@ -77,7 +77,7 @@ def top(
     ] = None,
     run_id: Annotated[
         str | None,
-        run_option("Show this run. Default: the newest live run that shares weights."),
+        run_option("Show this run. Default: the newest live run that moves weights."),
     ] = None,
     series: Annotated[str | None, typer.Option(metavar="NAME", help="Show only this series.")] = None,
     rank: Annotated[
@@ -112,7 +112,7 @@ def top(
     salvage: Salvage = False,
     before_summary: Annotated[bool, typer.Option("--before-summary", hidden=True)] = False,
 ) -> None:
-    """Watch live whether prefetch hides the broadcasts; if not, on which rank and layer, and why.
+    """Watch live whether prefetch hides the transfers of weights; if not, on which rank and layer, and why.
 
     Without --connect or --replay, reads the rings of this host: the files in shared memory to which its ranks write
     their records. This needs no daemon and does not affect the ranks. Press ? for the keys. Set theme and

@@ -111,8 +111,8 @@ class Standing:
 
     @property
     def source(self) -> int | None:
-        """The global rank whose broadcast it waits for."""
-        waiting = self.doing is Doing.WAITING
+        """The global rank from which it waits for a layer; None also if the layer comes from host memory."""
+        waiting = self.doing is Doing.WAITING and self.info.terms.own
         return self.info.group_ranks[self.info.source(self.progress.waiting)] if waiting else None
 
     @property
@@ -129,7 +129,8 @@ class Standing:
             case Doing.WAITING if self.source == self.key.rank:
                 return f"waiting until its own broadcast of layer {self.layer} has been sent"
             case Doing.WAITING:
-                return f"waiting for layer {self.layer} of step {self.step:,} from rank {self.source}"
+                source = self.info.terms.source if self.source is None else f"rank {self.source}"
+                return f"waiting for layer {self.layer} of step {self.step:,} from {source}"
             case Doing.IN_COLLECTIVE:
                 where = f", {self.place}" if self.in_step else " between two steps"
                 return f"in {collective_words(self.collective)} outside the series{where}"

@@ -141,13 +141,11 @@ class PerfettoWriter:
         end = origin.unix_ns(ready, clock) if ready > 0 else 0
         layer = step.layers[position]
         info = step.infos[rank]
-        arguments: Arguments = {
-            "step": step.step,
-            "source_rank": step.ranks[int(step.source[position])].rank,
-            "bytes": 0 if info is None else info.layer_bytes,
-        }
+        from_rank = info is None or bool(info.terms.own)
+        source = {"source_rank": step.ranks[int(step.source[position])].rank} if from_rank else {}
+        arguments: Arguments = {"step": step.step, **source, "bytes": 0 if info is None else info.layer_bytes}
         name, flow = f"layer {layer}", self._flow("send", step, position, 0)
-        if int(step.source[position]) == rank:
+        if from_rank and int(step.source[position]) == rank:
             self.statistics.sends += 1
             if end <= begin:  # its completion was not observed
                 track = self._track(at, "sends", "sends", _ORDER["sends"])

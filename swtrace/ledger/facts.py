@@ -486,6 +486,11 @@ class SeriesFacts:
         return all(rank.info.shared for rank in self.ranks)
 
     @property
+    def apart(self) -> bool:
+        """Whether there are several ranks, and each runs steps of its own."""
+        return not self.lockstep and len(self.key.group_ranks) > 1
+
+    @property
     def terms(self) -> Terms:
         """How sentences speak of the layers."""
         return self.ranks[0].info.terms

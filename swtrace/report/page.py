@@ -77,7 +77,7 @@ def _head(session: RecordingSession) -> str:
     files = ", ".join(path.name for path in recording.paths)
     parts = [
         f'<p class="dim product"><b>swtrace</b> {__version__} report on {escape(files)}</p>',
-        f"<h1>{escape(', '.join(models) or 'Shared-weight series')}</h1>",
+        f"<h1>{escape(', '.join(models) or 'Recorded series')}</h1>",
         f'<p class="dim">{escape(about)}</p>',
     ]
     warning = _missing(recording.missing(), session.lost)
@@ -118,7 +118,7 @@ def _series(
     ]
     if found is not None and found.steps:
         parts += [_table(facts, words), _over_time(facts, found), _causes(facts, found, words)]
-        parts += [_heat(found), _slack(found, words)] if facts.shared else []
+        parts += [_heat(found, facts.terms.own), _slack(found, words)] if facts.shared else []
         parts.append(_slowest(facts, found))
     return "\n".join(parts)
 
@@ -130,7 +130,7 @@ def _covered(facts: SeriesFacts, found: SeriesDigest | None, selected: SelectedS
     aborted = over([rank.totals.aborted_steps for rank in facts.ranks])
     others = ", ".join(f"{number} {what}" for number, what in ((aborted, "aborted"), (untimed, "untimed")) if number)
     covered = 0 if found is None else found.steps
-    whose = "" if facts.lockstep else "of all ranks "
+    whose = "of all ranks " if facts.apart else ""
     steps = f"{units.counted(covered, 'timed step' if untimed else 'step')} {whose}{selected}".rstrip()
     return escape(f"Covers {steps}.{f' Not covered, in the whole recording: {others}.' if others else ''}")
 
@@ -163,7 +163,7 @@ def _table(facts: SeriesFacts, words: WordLinks) -> str:
     replicated = _size_range([rank.info.replicated_bytes for rank in facts.ranks])
     return (
         f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div><p class="dim">Step and stall are '
-        f"means per step. Each rank holds {held} of this series' weights; without sharing it would hold "
+        f"means per step. Each rank holds {held} of this series' weights; without {facts.terms.sharing} it would hold "
         f"{replicated}.</p>"
     )
 
@@ -223,17 +223,18 @@ def _causes(facts: SeriesFacts, found: SeriesDigest, words: WordLinks) -> str:
     return f"{heading}{''.join(rows)}"
 
 
-def _heat(found: SeriesDigest) -> str:
+def _heat(found: SeriesDigest, stored: str) -> str:
     mean = found.stall / np.maximum(1, found.ended)[:, np.newaxis]
     ranks = [key.rank for key in found.first.ranks]
     own = found.first.source == np.arange(len(ranks))[:, np.newaxis]
+    own &= bool(stored)
     chart = svg_charts.heat_map(mean, found.waits > 0, own, ranks, found.first.layers)
     shades = "".join(f'<i class="heat{shade}"></i>' for shade in range(svg_charts.SHADES + 1))
     scale = f'<span class="scale"><span>0</span>{shades}<span>{milliseconds(float(mean.max(initial=0)))}</span></span>'
     return (
         '<div class="keep"><h3>Stall by rank and layer</h3>'
         f'<p class="dim keys"><span>mean stall per step: {scale}</span>'
-        f"{_key('own', 'stored by the rank itself, which never waits for it')}</p>{chart}"
+        f"{_key('own', 'stored by the rank itself, which never waits for it') if stored else ''}</p>{chart}"
         '<p class="dim">The numbers below the chart are those of the layers.</p></div>'
     )
 

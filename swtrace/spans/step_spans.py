@@ -234,6 +234,7 @@ class _Description:
         self._layers = [b"%d" % layer for layer in step.layers]
         named = np.append(self._ranks, -1)  # -1 if the record's source is not a rank of the group
         self._sources = named[np.minimum(step.source, len(step.ranks))]
+        self._from_ranks = np.array([info is None or bool(info.terms.own) for info in step.infos], np.bool_)
         self._step_ids = np.zeros((len(step.ranks), 8), np.uint8)
         for rank in self._at.tolist():
             self._step_ids[rank] = self._ids(int(self._ranks[rank]), STEP, (b"",))
@@ -389,7 +390,11 @@ class _Description:
         return (
             *self._common(rank),
             Attribute("swtrace.layer", self._numbers[position]),
-            Attribute("swtrace.source_rank", self._sources[position]),
+            Attribute(
+                "swtrace.source_rank",
+                self._sources[position],
+                present=None if self._from_ranks.all() else self._from_ranks[rank],
+            ),
             Attribute("swtrace.clock", np.minimum(step.clock.take(at), len(_CLOCKS) - 1), _CLOCKS),
             Attribute("swtrace.window", window, present=window != NO_WINDOW),
         )

@@ -31,13 +31,17 @@ class Terms:
     """... and as a noun."""
     source: str
     """Where a layer comes from."""
+    own: str
+    """What a layer is on the rank that stores it and waits for nothing; empty if no rank does."""
+    window: str
+    """What a layer is moved into."""
 
 
-_SHARED = Terms("broadcast", "share", "shared", "sharing", "its owner")
+_SHARED = Terms("broadcast", "share", "shared", "sharing", "its owner", "own layer", "window")
 TERMS = {
     BROADCAST: _SHARED,
     PULL: replace(_SHARED, move="copy"),
-    H2D: Terms("copy", "offload", "offloaded", "offloading", "host memory"),
+    H2D: Terms("copy", "offload", "offloaded", "offloading", "host memory", "", "buffer"),
 }
 """By kind."""
 
@@ -248,8 +252,14 @@ class SeriesInfo:
         """How the layers are shared, in words: ``prefetch step 1, static windows, gloo``; or that they are not."""
         if not self.shared:
             return "observed, not shared"
-        windows = f"{self.windows} windows" if self.kind != H2D else counted(self.window_count, "buffer")
-        return f"prefetch step {self.prefetch_step}, {windows}, {self.transport}"
+        return f"prefetch step {self.prefetch_step}, {self.places}, {self.transport}"
+
+    @property
+    def places(self) -> str:
+        """What layers are moved into, in words: ``static windows``, or ``2 buffers``."""
+        if self.kind == H2D:
+            return counted(self.window_count, self.terms.window)
+        return f"{self.windows} {self.terms.window}s"
 
     @property
     def lockstep(self) -> bool:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from swtrace.plan_file import Interval
 from swtrace.trace.clocks import boot_id
-from swtrace.trace.identity import Planned, RankIdentity, SeriesInfo
+from swtrace.trace.identity import H2D, Planned, RankIdentity, SeriesInfo
 from swtrace.trace.recorder import Recorder, SeriesRecorder
 from swtrace.trace.request_link import RequestLink
 from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag, Untimed
+from tests.support.simulated_pull import offloaded_info
 
 LAYER_NS = 1_000_000
 TRANSFER_NS = 600_000
@@ -195,7 +196,7 @@ class RecordedRun:
         ahead_ns = self.clock_ahead_ns(rank)
         begin = self.begin_ns(step) + ahead_ns + position * LAYER_NS
         wait_begin = begin + 2 * REACH_NS
-        own = info.source(position) == info.rank_in_group
+        own = info.kind != H2D and info.source(position) == info.rank_in_group
         window = NO_WINDOW if own else position % 2
         reach_position = (position - 1) % info.num_layers
         flags = TransferFlag.OWN if own else TransferFlag(0)
@@ -243,6 +244,15 @@ class PullRun(RecordedRun):
         for rank, count in enumerate(steps):
             for step in range(count):
                 self.write_rank(rank, step)
+
+
+@dataclass
+class OffloadedRun(PullRun):
+    """Ranks that copy layers from host memory, each on its own."""
+
+    def described(self, rank: int) -> SeriesInfo:
+        """Return the series as a rank describes it when it makes its ring."""
+        return replace(offloaded_info(rank, 5, 2), layer_bytes=LAYER_BYTES)
 
 
 @dataclass

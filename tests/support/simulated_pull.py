@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from swtrace.trace.identity import SeriesInfo
+from swtrace.trace.identity import H2D, Offload, SeriesInfo
 from swtrace.trace.records import Records
 from swtrace.trace.schema import NO_WINDOW, TransferFlag
-from tests.support.schedules import Schedule, info, step_record, transfer_record
+from tests.support.schedules import BYTES, Schedule, info, step_record, transfer_record
 
 ORIGIN_NS = 1_000_000
 
@@ -71,6 +71,26 @@ def pull_info(rank: int, ranks: int, layers: int, k: int) -> SeriesInfo:
     return replace(described, transport="pull", kind="pull")
 
 
+def offloaded_info(rank: int, layers: int, k: int, *, group_size: int = 2) -> SeriesInfo:
+    """Return a rank's description of layers that are copied from host memory: the last of each group."""
+    stack = layers * group_size
+    return replace(
+        pull_info(rank, rank + 1, layers, k),
+        name="offload",
+        stack_layers=stack,
+        layers=tuple(range(group_size - 1, stack, group_size)),
+        window_count=k,
+        group_ranks=(rank,),
+        rank_in_group=0,
+        transport=H2D,
+        clock="device",
+        owned_layers=0,
+        kind=H2D,
+        queue="stream",
+        offload=Offload(group_size, 1, k * BYTES, pinned=True),
+    )
+
+
 def simulate_pull(
     *,
     layers: int,
@@ -83,6 +103,7 @@ def simulate_pull(
     killed: Mapping[int, int] | None = None,
     wake: int = 0,
     crowding: float = 0.0,
+    offloaded: bool = False,
 ) -> PullSchedule:
     """Run a group whose ranks pull.
 
@@ -97,9 +118,12 @@ def simulate_pull(
         killed: How many records of the step after its last one a rank wrote before it was killed.
         wake: What a rank loses after a wait that stalled.
         crowding: By what share each other rank that reads from the owner makes a copy longer.
+        offloaded: Whether each rank is alone and copies every layer from host memory.
     """
     ranks = len(steps)
-    infos = [pull_info(rank, ranks, layers, k) for rank in range(ranks)]
+    infos = [
+        offloaded_info(rank, layers, k) if offloaded else pull_info(rank, ranks, layers, k) for rank in range(ranks)
+    ]
     cuts = [(killed or {}).get(rank, 0) for rank in range(ranks)]
     group = _Group(infos, compute, gap, copy, wake, crowding)
     begins = [ORIGIN_NS + (start[rank] if start else 0) for rank in range(ranks)]
@@ -165,9 +189,16 @@ class _Group:
             now += self._gap(rank, step)
             begin = now
             for position in range(layers):
-                yield now
-                issued.append(self._issue(rank, now, *divmod(step * layers + position + k, layers)))
-                now = self._wait(rank, now + self._compute(rank, step, position), step, position, issued)
+                ahead = divmod(step * layers + position + k, layers)
+                if self._infos[rank].kind == H2D:  # its buffer is free once the layer has run, after resident ones
+                    took = self._compute(rank, step, position)
+                    now = self._wait(rank, now + took // 2, step, position, issued) + took - took // 2
+                    yield now
+                    issued.append(self._issue(rank, now, *ahead))
+                else:
+                    yield now
+                    issued.append(self._issue(rank, now, *ahead))
+                    now = self._wait(rank, now + self._compute(rank, step, position), step, position, issued)
             ended = step_record(
                 begin_ns=begin, arrival_ns=begin, end_ns=now, step=step, tokens=3, requests=2, waits=layers
             )
@@ -176,7 +207,7 @@ class _Group:
     def _issue(self, rank: int, now: int, step: int, position: int) -> tuple[int, int, int]:
         """Return when a layer was issued, when its copy began, and when it was ready."""
         owner = self._infos[rank].source(position)
-        if owner == rank:
+        if _own(self._infos[rank], position):
             return now, now, now
         began = max(now, self._free[rank])
         others = {
@@ -195,7 +226,7 @@ class _Group:
         """Write a rank's wait, and return when it ended."""
         series = self._infos[rank]
         layers, k, owner = series.num_layers, series.prefetch_step, series.source(position)
-        number, own, end = step * layers + position - k, owner == rank, begin
+        number, own, end = step * layers + position - k, _own(series, position), begin
         flags = TransferFlag.OWN if own else TransferFlag(0)
         issued = ready = begin
         if number < 0:
@@ -221,3 +252,7 @@ class _Group:
         )
         self.written[rank].append(record)
         return end
+
+
+def _own(info: SeriesInfo, position: int) -> bool:
+    return info.kind != H2D and info.source(position) == info.rank_in_group

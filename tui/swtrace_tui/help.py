@@ -80,8 +80,8 @@ _SPANS = {
     Span.WAKE: "What a wait cost after its weight was ready (upper lane).",
     Span.HIDDEN: "A weight arrives while the rank computes (lower lane).",
     Span.EXPOSED: "A weight arrives while the rank waits for it (lower lane).",
-    Span.QUEUED: "The broadcast or copy is issued, but nothing moves yet (lower lane).",
-    Span.SENT: "The rank broadcasts its own layers to the others (lower lane).",
+    Span.QUEUED: "A weight is issued, but does not move yet (lower lane).",
+    Span.SENT: "The rank sends a layer that it stores to the other ranks (lower lane).",
 }
 _ELSEWHERE: list[tuple[Text | str, str]] = [
     ("ctrl+p", "Command palette: find any of these actions by name, and Textual's own themes."),
@@ -212,7 +212,7 @@ def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str
         [
             ("▾ ▸", "The host's ranks follow, or it is collapsed; a click on the heading changes that (overview)."),
             ("reference clock", "The clock of the first rank; the instants of all ranks are shown on it."),
-            ("clock ±40 us", "How far instants of this host's ranks may be off; broadcasts or probes limit that."),
+            ("clock ±40 us", "How far instants of this host's ranks may be off."),
             ("clock unknown", "Nothing limits the difference between the clocks yet, so ranks are not compared."),
         ],
     )
@@ -221,7 +221,7 @@ def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str
         "Heat map",
         [
             (ramp, "From 20 us or less (left) to the value at the right of the scale; the scale is logarithmic."),
-            ("·", "The rank keeps this layer and does not wait for it."),
+            ("·", "The rank stores this layer and does not wait for it."),
             ("[ ] ▣", "The selected cell (▀ or ▄ where a line shows two ranks); the text at the bottom describes it."),
             ("row mean", "At the right: mean over the rank's waits, and a bar that compares the ranks."),
             ("mean", "At the bottom: mean of each column; the number at the left belongs to the highest."),
@@ -247,7 +247,7 @@ def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str
                 )
                 for state in WINDOW_STATES
             ),
-            ("━", "Own layer: the rank keeps it and needs no window."),
+            ("━", "The rank stores this layer and needs no window."),
             ("· (layers)", "The rank holds nothing of this layer now."),
             ("▓ w0 L12", "A window's state, its number, and the layer that it holds; then how long it has been so."),
         ],

@@ -146,13 +146,16 @@ def _frozen(case: Case, roots: Sequence[Standing], held: Sequence[Standing], evi
 
 def _transport(case: Case, root: Standing, held: Sequence[Standing], evidence: Sequence[str]) -> Finding:
     issued = "every rank has issued it" if case.facts.lockstep else "no other rank is needed for that"
+    advice = "Check the network between these ranks. A rank on another host whose process is stopped looks the same."
+    if root.source is None:
+        advice = "Check the device and its link to the host: the kernel's log names errors of both."
     return _finding(
         [root],
         f"{_named(case, [root])} is {root.activity}, although {issued}: nothing has moved",
         evidence,
         held,
         confidence=0.8,
-        advice="Check the network between these ranks. A rank on another host whose process is stopped looks the same.",
+        advice=advice,
     )
 
 

@@ -11,7 +11,6 @@ from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import HIDDEN_BELOW, Finding, Level
 from swtrace.diagnosis.rule import About, Needs, Rule
 from swtrace.ledger.facts import StepFacts
-from swtrace.trace.identity import H2D
 from swtrace.units import milliseconds
 
 _LOW_EFFICIENCY = 0.5
@@ -39,13 +38,12 @@ class WorstLayer(Rule):
         rank, source = case.global_ranks(group_rank, int(last.source[position]))
         source_host = facts.host_of(source)
         origin = f"{'source:' if facts.lockstep else 'from'} rank {source}{source_host and ' on '}{source_host}"
-        if facts.ranks[0].info.kind == H2D:
-            origin = "copied from host memory"
+        if not facts.terms.own:
+            origin = f"from {facts.terms.source}"
         yield Finding(
             "worst_layer",
             Level.NOTE,
-            f"The largest stall is on rank {facts.named(rank)} at layer {layer} "
-            f"({origin}): "
+            f"The largest stall is on rank {facts.named(rank)} at layer {layer} ({origin}): "
             f"{milliseconds(mean)} per step.",
             {"stall_ns_per_step": mean},
             ranks=(rank,),

@@ -19,7 +19,6 @@ from textual.strip import Strip
 from swtrace import units
 from swtrace.ledger.facts import CAUSES, Cause, StepFacts
 from swtrace.ledger.readers import readers
-from swtrace.trace.identity import H2D
 from swtrace.trace.schema import NO_WINDOW, Observed, TransferFlag
 from swtrace.units import counted
 from swtrace_tui.actions import HEAT_MAP
@@ -260,7 +259,7 @@ class HeatMap(View, view=HEAT_MAP):
         line = Line(width).put(f" {metric.name}: ", palette.style(palette.text, bold=True))
         brief = width < _NARROW
         steps, last = counted(len(series.steps), "step"), "last step"
-        if not series.facts.lockstep:
+        if series.facts.apart:
             steps, last = f"each rank's last {counted(series.facts.steps, 'step')}", "each rank's last step"
         elif series.steps:
             last = f"step {series.steps[-1].step}"
@@ -274,7 +273,8 @@ class HeatMap(View, view=HEAT_MAP):
             else:
                 line.put("▄", palette.style(colour))
         line.put(f" {units.duration(self._scale)}", dim)
-        own = "  · own layer" if series.facts.shared else ""
+        own = series.facts.terms.own if series.facts.shared else ""
+        own = own and f"  · {own}"
         if line.room > len(own):
             line.put(own, dim)
         for note in (f"a column shows the worst of {self._fold} layers" if self._fold > 1 else "", metric.about):
@@ -517,15 +517,15 @@ def explanation(series: SeriesView, group_rank: int, position: int) -> list[str]
     if not series.facts.shared:
         return [f"{name}, layer {layer}", *_observed(steps, group_rank, position)]
     info = series.facts.ranks[0].info
-    source, offloaded = info.source(position), info.kind == H2D
-    if source == group_rank and not offloaded:
+    source, words = info.source(position), info.terms
+    if source == group_rank and words.own:
         return [
             f"{name}, layer {layer}",
             "Its own layer: the rank reads its own copy, waits for nothing, and broadcasts it to the others."
             if series.facts.lockstep
             else "Its own layer: the rank reads it where it is, and waits for nothing. The others copy it from there.",
         ]
-    title = f"{name}, layer {layer}, from {'host memory' if offloaded else series.rank_name(source)}"
+    title = f"{name}, layer {layer}, from {series.rank_name(source) if words.own else words.source}"
     waits = [step for step in steps if step.receiver[group_rank, position]]
     if not waits:
         return [title, f"The rank waited for no {series.facts.terms.move} of this layer in these steps."]
@@ -578,7 +578,7 @@ def _crowds(series: SeriesView, waits: Sequence[StepFacts], group_rank: int, pos
     """Return how long a rank's copies of a layer take by the number of ranks that read from its owner at once."""
     known = readers(series.facts, series.steps)
     moved = [step for step in waits if step.attributed[group_rank, position]]
-    if known is None or not moved:
+    if known is None or not moved or not series.facts.terms.own:
         return []
     ready = np.array([step.ready_ns[group_rank, position] for step in moved], np.int64)
     took = np.array([step.transfer_ns[group_rank, position] for step in moved], np.int64)
@@ -601,7 +601,7 @@ def _last(series: SeriesView, step: StepFacts, group_rank: int, position: int) -
     term = series.facts.ranks[0].info.layer_term
     bound = "at most " if step.observed[cell] == Observed.UPPER_BOUND else ""
     window = int(step.window[cell])
-    where = f" into window {window}" if window != NO_WINDOW else ""
+    where = f" into {series.facts.terms.window} {window}" if window != NO_WINDOW else ""
     crosses = " in the previous step" if flags & TransferFlag.CROSSES_STEPS else ""
     since = {name: units.duration(int(getattr(step, name)[cell]) - issued) for name in _INSTANTS}
     return (

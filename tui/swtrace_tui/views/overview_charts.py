@@ -52,7 +52,7 @@ def _layers(series: SeriesView, palette: Palette, width: int, height: int) -> li
     top = float(profile.max(initial=0.0))
     shades = palette.ramp("stall" if series.facts.shared else "compute")
     plain, dim = palette.style(palette.text), palette.style(palette.dim)
-    whose = "" if series.facts.lockstep else " of all ranks"
+    whose = " of all ranks" if series.facts.apart else ""
     shared = series.facts.shared
     what = "mean per wait" if shared else "mean from its reach to the next one"
     note = f"{what}, last {counted(len(series.steps), 'step')}{whose}"

@@ -502,8 +502,8 @@ def step_sentences(series: SeriesView, step: StepFacts) -> list[str]:
     waits = counted(stalled, "wait")
     if step.of_rank is not None:
         missing = "" if step.complete else " Some records of the step are missing."
-        others = "The other ranks' lanes show their own finished steps."
-        return [f"Duration {took}, of which {held} stalled in {waits}.{missing} {others}"]
+        others = " The other ranks' lanes show their own finished steps." if len(step.ranks) > 1 else ""
+        return [f"Duration {took}, of which {held} stalled in {waits}.{missing}{others}"]
     about = f"Duration {took} on the slowest rank; {series.rank_name(worst)} stalled most, {held} in {waits}."
     late = int(np.where(step.ended, step.arrival_ns, 0).argmax())
     if step.entry_known and step.entry_skew_ns[late] > 0:

@@ -7,7 +7,6 @@ from textual.strip import Strip
 
 from swtrace import units
 from swtrace.observing import Link
-from swtrace.trace.identity import H2D
 from swtrace.trace.ring_reader import WindowState
 from swtrace_tui.actions import WINDOWS
 from swtrace_tui.canvas import Line, legend
@@ -63,7 +62,7 @@ def rank_lines(row: RankRow, series: SeriesView, palette: Palette, width: int, *
     several = bool(series.facts.host_of(row.rank))
     for part in (
         f"on {row.host}" if several and row.host else "",
-        summary or "no windows",
+        summary or f"no {info.terms.window}s",
         f"step {step}" if step is not None else "",
         held if row.state is not RankState.CLOSED else "",
         f"pid {row.pid}{'' if several else f' on {row.host}'}" if row.pid else "",
@@ -95,7 +94,7 @@ def _layer_row(row: RankRow, series: SeriesView, palette: Palette, width: int) -
             state = occupant.get(position)
             if state is not None:
                 line.put(WINDOW_GLYPHS[state] * wide, palette.style(palette.window(state)))
-            elif row.facts.info.kind != H2D and row.facts.info.source(position) == row.group_rank:
+            elif row.facts.info.terms.own and row.facts.info.source(position) == row.group_rank:
                 line.put("━" * wide, palette.style(palette.dim))
             else:
                 line.put("·".center(wide), faint)
@@ -156,7 +155,7 @@ def _legend(series: SeriesView, palette: Palette, width: int, height: int, *, re
     if not info.shared:
         line = Line(width).put(" The series is observed, not shared: there are no windows.", palette.style(palette.dim))
         return [line.strip(palette.style(palette.text))]
-    first = f"{info.windows} windows{launched}{stored} "
+    first = f"{info.places}{launched}{stored} "
     for about in (WINDOW_ABOUT, dict.fromkeys(WINDOW_STATES, "")):
         items = [
             (
@@ -166,7 +165,8 @@ def _legend(series: SeriesView, palette: Palette, width: int, height: int, *, re
             )
             for state in WINDOW_STATES
         ]
-        items.append(("━", palette.style(palette.dim), "own layer"))
+        if info.terms.own:
+            items.append(("━", palette.style(palette.dim), info.terms.own))
         lines = legend(items, width, palette.style(palette.dim), first="" if height < _SMALL else first)
         if len(lines) == 1:
             break
