@@ -10,6 +10,8 @@ from pyarrow import parquet
 from swtrace.session import RecordingSession, Session
 from swtrace.trace.schema import Clock
 from tests.support.commands import checked
+from tests.support.offload_arithmetic import Durations, Plan
+from tests.support.offload_ring import offloading
 from tests.support.recorded_run import RecordedRun
 from tests.support.simulated_recordings import record_rings
 
@@ -47,3 +49,14 @@ def test_rows_say_on_which_host_a_rank_is_and_by_how_much_its_clock_was_shifted(
     assert not shift[~second].any()
     assert not bound[~second].any()
     assert (abs(shift[second] + 10**9) <= bound[second]).all()
+
+
+def test_layers_from_host_memory_have_no_source_rank(tmp_path: Path, session: Session) -> None:
+    """Their column has -1; that of a shared series has the owner's rank."""
+    assert session.waits()["source_rank"].min() == 0
+    rings = tmp_path / "rings"
+    rings.mkdir()
+    offloading(rings, Plan(), Durations())
+    record_rings(rings, tmp_path / "run.swrec")
+    with RecordingSession(tmp_path / "run.swrec") as offloaded:
+        assert set(offloaded.waits()["source_rank"].tolist()) == {-1}

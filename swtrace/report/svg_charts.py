@@ -145,10 +145,15 @@ def lanes(step: StepFacts) -> str:
             at = int(step.wait_begin_ns[rank, position])
             if stall:
                 box("stall", at, at + stall, y, 18, f"layer {layer}: stalled {milliseconds(stall)}")
-            issued, ready = int(step.issued_ns[rank, position]), int(step.ready_ns[rank, position])
-            moving = f"layer {layer}: {moves}, {milliseconds(ready - issued)}"
-            box("hidden", issued, min(ready, at), y + 20, 6, moving)
-            box("exposed", max(issued, at), ready, y + 20, 6, moving)
+        for css in ("hidden", "exposed"):  # in this order: what was exposed must not be covered by what moved meanwhile
+            for position in np.flatnonzero(step.receiver[rank]).tolist():
+                at, ready = int(step.wait_begin_ns[rank, position]), int(step.ready_ns[rank, position])
+                began = int(step.issued_ns[rank, position])
+                if step.attributed[rank, position]:
+                    began = ready - int(step.transfer_ns[rank, position])
+                moving = f"layer {step.layers[position]}: {moves}, {milliseconds(ready - began)}"
+                since, until = (began, min(ready, at)) if css == "hidden" else (max(began, at), ready)
+                box(css, since, until, y + 20, 6, moving)
     left = [(row * lane + 9.0, f"rank {step.ranks[rank].rank}") for row, rank in enumerate(running)]
     below = [(value / max(1, extent), short_duration(value)) for value in _ticks(0, extent, _TICKS_BELOW)]
     return _chart(f"step {step.step}", len(running) * lane - 10, shapes, left=left, below=below)

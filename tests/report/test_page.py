@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from swtrace import units
+from swtrace.report import svg_charts
 from swtrace.session import Session
 from swtrace.trace.schema import Clock
 from swtrace.version import __version__
 from tests.support.commands import checked
 from tests.support.exported_run import STEPS
+from tests.support.offload_arithmetic import Durations, Plan
+from tests.support.offload_ring import offloading
 from tests.support.page_checker import Checker
 from tests.support.recorded_run import RecordedRun
 from tests.support.simulated_recordings import record_rings
@@ -162,3 +166,21 @@ def test_steps_that_cannot_be_compared_are_shown_from_their_begins(tmp_path: Pat
     text = on_hosts(tmp_path, *["gpu-a"] * 5, "gpu-b")  # with five layers, rank 5 is never a source
     assert "the clocks are not aligned, so each rank is shown from its own begin" in text
     assert "the clock of rank 5 (gpu-b)" in text
+
+
+def test_what_was_exposed_of_a_copy_is_not_covered_by_copies_that_queue(tmp_path: Path) -> None:
+    """Each copy is drawn while it moves, not while it queues, so no two overlap, and none lasts longer.
+
+    With copies longer than compute, and two of them issued ahead, one moves while the next queues.
+    """
+    durations = Durations(copy_ns=2_500_000)
+    step = offloading(tmp_path, Plan(group_size=1, prefetch_step=2, steps=6), durations)[-2]
+    drawn = svg_charts.lanes(step)
+    boxes = [
+        (css, float(x), float(x) + float(width))
+        for css, x, width in re.findall(r'<rect class="(hidden|exposed)" x="([\d.]+)" y="20" width="([\d.]+)"', drawn)
+    ]
+    assert {css for css, _, _ in boxes} == {"hidden", "exposed"}
+    ordered = sorted((since, until) for _, since, until in boxes)
+    assert all(until <= since + 0.4 for (_, until), (since, _) in pairwise(ordered))
+    assert set(re.findall(r"copy, ([^<]*)", drawn)) == {"2.50 ms"}
