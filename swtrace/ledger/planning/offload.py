@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.facts import StepFacts
-from swtrace.ledger.planning.planner import FEWEST_STEPS, MOST_STEPS, Means, Planner, Times
+from swtrace.ledger.planning.planner import FEWEST_STEPS, MOST_STEPS, Assumed, Means, Planner, Times
 from swtrace.ledger.planning.prediction import UNSHARED, Candidate, Grouping, Replayed
 from swtrace.ledger.planning.replay import WARM_UP
 from swtrace.ledger.planning.workload import consecutive
@@ -66,12 +66,12 @@ class _Measured:
 class OffloadPlanner(Planner):
     """Predicts what offloading other layers, or copying them earlier, would cost."""
 
-    def __init__(self, info: SeriesInfo, measured: _Measured, scale_compute: float, bandwidth: float | None) -> None:
+    def __init__(self, info: SeriesInfo, measured: _Measured, assumed: Assumed) -> None:
         """See :meth:`of`."""
-        self._run, self._scale, self._bandwidth = measured, scale_compute, bandwidth
+        self._run = measured
         self._buffer_bytes = info.window_bytes / info.prefetch_step
         self._places = np.array(info.layers, np.int64) - info.start_layer
-        super().__init__(info, own_settings(info), [measured.took])
+        super().__init__(info, own_settings(info), [measured.took], assumed)
 
     @classmethod
     def of(
@@ -87,7 +87,7 @@ class OffloadPlanner(Planner):
         info = run[0].infos[0] if run else None
         if info is None or info.kind != H2D or not info.prefetch_step or len(run) < FEWEST_STEPS + 2:
             return None
-        return cls(info, _take_apart(run, info), scale_compute, bandwidth)
+        return cls(info, _take_apart(run, info), Assumed(scale_compute, bandwidth))
 
     def memory_bytes(self, candidate: Candidate) -> int:
         """Return what the rank would hold: resident layers, and buffers."""
@@ -116,27 +116,25 @@ class OffloadPlanner(Planner):
     def _share(self, grouping: Grouping) -> Share:
         return grouping.share(self._info.start_layer, self._info.stack_layers)
 
-    def _replay(self, candidate: Candidate) -> Means:
-        return Means.of([self._replayed(self._run.scaled(self._scale), candidate, self._bandwidth)])
-
-    def _replay_own(self) -> Means:
-        return Means.of([self._replayed(self._run, self.measured.candidate)])
+    def _replay(self, candidate: Candidate, assumed: Assumed) -> Means:
+        return Means.of([self._replayed(self._run, candidate, assumed)])
 
     def _halves(self) -> Iterable[tuple[Replayed, Times]]:
         half = len(self._run.head) // 2
         unseen = self._run.part(slice(-half, None))
-        found = self._replayed(replace(unseen, copies=self._run.copies[:half]), self.measured.candidate)
+        found = self._replayed(replace(unseen, copies=self._run.copies[:half]), self.measured.candidate, Assumed())
         return [(found, unseen.took)]
 
-    def _replayed(self, run: _Measured, candidate: Candidate, bandwidth: float | None = None) -> Replayed:
+    def _replayed(self, run: _Measured, candidate: Candidate, assumed: Assumed) -> Replayed:
         """Replay the steps. What the copies are doing when they begin comes from replays of the first one."""
         places = self._layers(candidate.share)
         nearest = [int(np.abs(self._places - place).argmin()) for place in places]
         copies = run.copies[:, nearest]
-        if bandwidth is not None:
-            copies = np.full_like(copies, 1e9 * self._info.layer_bytes / bandwidth)
+        if assumed.bandwidth is not None:
+            copies = np.full_like(copies, 1e9 * self._info.layer_bytes / assumed.bandwidth)
         rows = np.concatenate((np.zeros(WARM_UP, np.int64), np.arange(len(copies))))
-        took = list(_steps(run, rows, places, copies, candidate.prefetch_step))[WARM_UP:]
+        scaled, copies = run.scaled(assumed.scale_compute), assumed.longer * copies
+        took = list(_steps(scaled, rows, places, copies, candidate.prefetch_step))[WARM_UP:]
         step, stall, slack = np.array(took).T[..., np.newaxis]
         return Replayed(step, stall, slack, waits=len(took) * len(places))
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -45,6 +45,9 @@ DOUBT = 0.35
 """Standard deviation of a predicted change of step time, as a share of the change."""
 DOUBT_OF_STALL = 0.25, 0.06
 """Standard deviation of a predicted stall ratio: shares of the ratio, and of its change."""
+DOUBT_OF_PROFILE = 0.5
+"""Standard deviation of what transfers take, as a share of it, if the run had none of the kind: the probe's ranks did
+not compute what the model computes, so there is another contention."""
 NORMAL = 1.645
 """Standard deviations on both sides of a normal distribution's mean that hold 90 % of it."""
 _OF_HALVES = 2**-0.5
@@ -106,18 +109,31 @@ class Means:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Assumed:
+    """What a replay assumes instead of what was measured."""
+
+    scale_compute: float = 1.0
+    """Computes take this many times as long."""
+    bandwidth: float | None = None
+    """Transfers bring this many bytes per second to a rank; None: as measured."""
+    longer: float = 1.0
+    """Transfers take this many times as long."""
+
+
 class Planner(ABC):
     """Predicts the cost of other settings for one series."""
 
-    def __init__(self, info: SeriesInfo, own: Candidate, took: Sequence[Times]) -> None:
+    def __init__(self, info: SeriesInfo, own: Candidate, took: Sequence[Times], assumed: Assumed) -> None:
         """Begin with what was measured.
 
         Args:
             info: The constants of the series.
             own: The settings of the run.
             took: Its steps; apart where ranks do not run them together.
+            assumed: What predictions assume.
         """
-        self._info, self._took = info, tuple(took)
+        self._info, self._took, self._assumed = info, tuple(took), assumed
         self._step = np.concatenate([each.step_ns.mean(axis=0) for each in took])
         self._stall = np.concatenate([each.stall_ns.mean(axis=0) for each in took])
         self.measured = Baseline(
@@ -140,26 +156,12 @@ class Planner(ABC):
         """Return why a candidate with these layers cannot be predicted from these steps; empty if it can."""
 
     @abstractmethod
-    def _replay(self, candidate: Candidate) -> Means:
-        """Replay the steps under a candidate's settings, with what is assumed instead of what was measured."""
-
-    @abstractmethod
-    def _replay_own(self) -> Means:
-        """Replay the steps as they were."""
+    def _replay(self, candidate: Candidate, assumed: Assumed) -> Means:
+        """Replay the steps under a candidate's settings."""
 
     @abstractmethod
     def _halves(self) -> Iterable[tuple[Replayed, Times]]:
         """Predict the second half of the steps with the transfers of the first; return that, and what they took."""
-
-    def _further_doubts(
-        self,
-        candidate: Candidate,  # noqa: ARG002 - of those that have any
-        layers: Sequence[int],  # noqa: ARG002
-        step: float,  # noqa: ARG002
-        ratio: float,  # noqa: ARG002
-    ) -> tuple[float, float]:
-        """Return further standard deviations of step time, as a share, and stall ratio; none by default."""
-        return 0.0, 0.0
 
     # ---- predictions -------------------------------------------------------------------------
 
@@ -186,10 +188,10 @@ class Planner(ABC):
         refusal = self._refusal(candidate, layers) or self.held_out
         if refusal:
             return refusal
-        found = self._replay(candidate)
+        found = self._replay(candidate, self._assumed)
         step, ratio = self._corrected(found, layers)
         missed_step, missed_ratio = (missed * _OF_HALVES for missed in self._missed)
-        other_step, other_ratio = self._further_doubts(candidate, layers, step, ratio)
+        other_step, other_ratio = self._doubts_of_another_transport(candidate, layers, step, ratio)
         change = (step - self.measured.step_ns) / step
         spread = step * _spread(self._noise, DRIFT, missed_step, DOUBT * change, other_step)
         of_ratio, of_change = DOUBT_OF_STALL
@@ -202,6 +204,18 @@ class Planner(ABC):
             stall_ns=stall_ratio.scaled(step),
             slack_per_wait_ns=found.slack_per_wait_ns,
         )
+
+    def _doubts_of_another_transport(
+        self, candidate: Candidate, layers: Sequence[int], step: float, ratio: float
+    ) -> tuple[float, float]:
+        """Return standard deviations of step time, as a share, and stall ratio, if the run had no such transfers."""
+        if not layers or candidate.transport == self._info.kind or self._assumed.bandwidth is not None:
+            return 0.0, 0.0
+        longer = self._replay(candidate, replace(self._assumed, longer=1 + DOUBT_OF_PROFILE))
+        longer_step, longer_ratio = self._corrected(longer, layers)
+        # Broadcasts make ranks wait for each other. Those that did not wait may differ by what runs differ by.
+        apart = DRIFT if candidate.transport == BROADCAST else 0.0
+        return longer_step / step - 1, math.hypot(longer_ratio - ratio, apart)
 
     def _corrected(self, found: Means, layers: Sequence[int]) -> tuple[float, float]:
         """Return step time and stall ratio of a replay without the errors that the replay of the run itself makes."""
@@ -251,7 +265,7 @@ class Planner(ABC):
 
     @cached_property
     def _replayed_own(self) -> Means:
-        return self._replay_own()
+        return self._replay(self.measured.candidate, Assumed())
 
     def _layers(self, share: Share) -> tuple[int, ...]:
         """Return the layers that a share selects, counted from the first of the stack."""

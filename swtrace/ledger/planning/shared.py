@@ -5,7 +5,6 @@ It replays the steps with :mod:`~swtrace.ledger.planning.replay`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +13,7 @@ import numpy.typing as npt
 
 from swtrace.ledger.facts import StepFacts
 from swtrace.ledger.planning.contention import MOST_CONTENTION, Contention
-from swtrace.ledger.planning.planner import DRIFT, FEWEST_STEPS, MOST_STEPS, Means, Planner, Times
+from swtrace.ledger.planning.planner import FEWEST_STEPS, MOST_STEPS, Assumed, Means, Planner, Times
 from swtrace.ledger.planning.prediction import UNSHARED, Candidate, Replayed
 from swtrace.ledger.planning.replay import Settings, replay
 from swtrace.ledger.planning.workload import Workload, consecutive, measure
@@ -27,9 +26,6 @@ from swtrace.trace.schema import Clock
 
 _Float = npt.NDArray[np.float64]
 
-DOUBT_OF_PROFILE = 0.5
-"""Standard deviation of what transfers take, as a share of it, if the run had none of the kind: the probe's ranks did
-not compute what the model computes, so there is another contention."""
 _MOVES = {BROADCAST: "broadcast", PULL: "copy"}
 OVERHEAD_NS = {BROADCAST: 60_000.0, PULL: 12_000.0}
 """What sharing a layer costs its rank's forward besides stalls, mostly the call that issues a transfer, if no profile
@@ -63,13 +59,12 @@ class SharedPlanner(Planner):
         info: SeriesInfo,
         workloads: Sequence[Workload],
         profile: Profile | None,
-        scale_compute: float,
-        bandwidth: float | None,
+        assumed: Assumed,
     ) -> None:
         """See :meth:`of`."""
-        self._workloads, self._profile, self._scale = tuple(workloads), profile, scale_compute
-        self._bandwidth = bandwidth
-        super().__init__(info, _own_settings(info), [Times(each.step_ns, each.stall_ns) for each in workloads])
+        self._workloads, self._profile = tuple(workloads), profile
+        took = [Times(each.step_ns, each.stall_ns) for each in workloads]
+        super().__init__(info, _own_settings(info), took, assumed)
 
     @classmethod
     def of(
@@ -106,7 +101,7 @@ class SharedPlanner(Planner):
         if on_device(info):  # work there does not wait for a core
             contention = _probed_contention(info.kind, profile)
         workloads = [measure(run, info, overhead_ns=overhead, contention=contention) for run in runs]
-        return cls(info, workloads, profile, scale_compute, bandwidth)
+        return cls(info, workloads, profile, Assumed(scale_compute, bandwidth))
 
     def memory_bytes(self, candidate: Candidate) -> int:
         """Return what the rank that holds most would hold: resident layers, its own, and its windows."""
@@ -138,26 +133,13 @@ class SharedPlanner(Planner):
             )
         if (
             candidate.transport != info.kind
-            and self._bandwidth is None
+            and self._assumed.bandwidth is None
             and _timing(candidate.transport, self._profile, 1) is None
         ):
             return (
                 f"how long a {_MOVES[candidate.transport]} takes is unknown: pass a profile that `swtrace probe` wrote"
             )
         return ""
-
-    def _further_doubts(
-        self, candidate: Candidate, layers: Sequence[int], step: float, ratio: float
-    ) -> tuple[float, float]:
-        """Return standard deviations of step time, as a share, and stall ratio, if the run had no such transfers."""
-        if not layers or candidate.transport == self._info.kind or self._bandwidth is not None:
-            return 0.0, 0.0
-        longer_step, longer_ratio = self._corrected(
-            self._replayed(candidate, self._scale, longer=1 + DOUBT_OF_PROFILE), layers
-        )
-        # Broadcasts make ranks wait for each other. Those that did not wait may differ by what runs differ by.
-        apart = DRIFT if candidate.transport == BROADCAST else 0.0
-        return longer_step / step - 1, math.hypot(longer_ratio - ratio, apart)
 
     # ---- the same run with something changed -------------------------------------------------
 
@@ -196,11 +178,14 @@ class SharedPlanner(Planner):
 
     # ---- replays -----------------------------------------------------------------------------
 
-    def _replay(self, candidate: Candidate) -> Means:
-        return self._replayed(candidate, self._scale, self._bandwidth)
-
-    def _replay_own(self) -> Means:
-        return self._replayed(self.measured.candidate)
+    def _replay(self, candidate: Candidate, assumed: Assumed) -> Means:
+        parts = []
+        for each in self._workloads:
+            workload = each.in_group_of(candidate.ranks)
+            settings = self._settings_for(candidate, workload, assumed.bandwidth)
+            moving = assumed.longer * settings.moving
+            parts.append(replay(workload.scaled(assumed.scale_compute), replace(settings, moving=moving)))
+        return Means.of(parts)
 
     def _halves(self) -> Iterator[tuple[Replayed, Times]]:
         for workload in self._workloads:
@@ -211,17 +196,6 @@ class SharedPlanner(Planner):
                 replay(unseen, replace(settings, moving=settings.moving[:half])),
                 Times(unseen.step_ns, unseen.stall_ns),
             )
-
-    def _replayed(
-        self, candidate: Candidate, scale: float = 1.0, bandwidth: float | None = None, longer: float = 1.0
-    ) -> Means:
-        """Replay all steps, with transfers that take ``longer`` times as long."""
-        parts = []
-        for each in self._workloads:
-            workload = each.in_group_of(candidate.ranks)
-            settings = self._settings_for(candidate, workload, bandwidth)
-            parts.append(replay(workload.scaled(scale), replace(settings, moving=longer * settings.moving)))
-        return Means.of(parts)
 
     def _settings_for(
         self, candidate: Candidate, workload: Workload, bandwidth: float | None = None, crowding: float | None = None

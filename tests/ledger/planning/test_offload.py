@@ -10,7 +10,7 @@ import pytest
 
 from swtrace.ledger.planning import offload
 from swtrace.ledger.planning.offload import OffloadPlanner, candidates, refilled_by
-from swtrace.ledger.planning.planner import FEWEST_STEPS
+from swtrace.ledger.planning.planner import FEWEST_STEPS, Assumed
 from swtrace.ledger.planning.prediction import UNSHARED, Candidate, Grouping, Prediction
 from swtrace.ledger.planning.shared import SharedPlanner
 from swtrace.trace.identity import H2D
@@ -165,7 +165,7 @@ def test_layers_without_weights_to_offload_leave_other_groups_unknown(tmp_path: 
     assert info is not None
     assert info.offload is not None
     named = replace(info, offload=replace(info.offload, group_size=4, num_in_group=3))
-    planner = OffloadPlanner(named, offload._take_apart(steps[2:], info), 1.0, None)
+    planner = OffloadPlanner(named, offload._take_apart(steps[2:], info), Assumed())
     tried = [planner.predict(each) for each in candidates(named, [1, 2])]
     own = planner.measured.candidate.share
     assert {each.candidate.prefetch_step for each in tried if each.candidate.share == own and each.step_ns} == {1, 2}
