@@ -110,3 +110,22 @@ def _split(last: list[int], count: int, busier: int) -> list[bool] | None:
         if unchanged:
             return [following > number for number, following in pairwise([*before, before[0] + chosen])]
     return None
+
+
+def refilled_by(position: int, prefetch_step: int, count: int) -> int:
+    """Return which of ``count`` offloaded layers is copied when the forward of another has ended.
+
+    The one that is ``prefetch_step`` ahead, unless that is in another buffer, where the ring wraps; then the first in
+    the same buffer. That is what vLLM does since vllm#54975.
+    """
+    ahead = (position + prefetch_step) % count
+    wraps = 0 < prefetch_step < count and ahead % prefetch_step != position % prefetch_step
+    return position % prefetch_step if wraps else ahead
+
+
+def least_ahead(prefetch_step: int, count: int) -> int:
+    """Return how many positions ahead the latest of all copies starts, in a ring that :func:`refilled_by` refills.
+
+    That is the prefetch step, unless the ring wraps within a buffer's share of it.
+    """
+    return min((refilled_by(position, prefetch_step, count) - position) % count for position in range(count))

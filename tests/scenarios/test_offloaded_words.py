@@ -189,7 +189,7 @@ def test_what_a_rank_that_hangs_waits_for() -> None:
 def test_the_summary_of_a_run(offloaded: OffloadedRun) -> None:
     """As text of a live run, too."""
     said = checked("top", "--once", "--dir", offloaded.directory).stdout
-    assert "offloaded" in said
+    assert "offload" in said
     assert foreign(said) == []
 
 

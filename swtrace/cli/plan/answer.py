@@ -110,7 +110,10 @@ def _measured(plan: SeriesPlan, source: str) -> str:
     took = units.duration(measured.step_ns)
     if not shares(measured.candidate):
         return f"{steps}, observed, not shared. A step took {took}."
-    how = f"{part(measured.candidate)} {plan.terms.shared} with {settings_in_words(measured.candidate)}"
+    selected = part(measured.candidate)
+    if info.kind == H2D:
+        selected = f"{info.num_layers} of them"
+    how = f"{selected} {plan.terms.shared} with {settings_in_words(measured.candidate)}"
     return f"{steps}, {how}. A step took {took} and stalled for {units.ratio(measured.stall_ratio)} of it."
 
 

@@ -28,7 +28,8 @@ def page(source: Source, plans: Sequence[SeriesPlan], question: Question) -> str
     words = WordLinks()
     sections = "".join(_series(plan, source.name, words, first=number == 0) for number, plan in enumerate(plans))
     notes = "".join(f"<p>{words.linked(note)}</p>" for note in (*answer.notes(source, plans, question), *source.notes))
-    reading = _how_to_read(words) if any(plan.shown for plan in plans) else ""
+    shown = [plan for plan in plans if plan.shown]
+    reading = _how_to_read(words, comparable=any(plan.info.kind != H2D for plan in shown)) if shown else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -72,11 +73,9 @@ def _to_copy(plan: SeriesPlan, chosen: Prediction) -> str:
     to_copy = ToCopy.of(plan.key.name, chosen.candidate)
     exported = "\n".join(f"{name}={shlex.quote(value)}" for name, value in to_copy.environment.items())
     variables = f'<p class="dim">On every rank:</p><pre>{escape(exported)}</pre>' if exported else ""
+    heading = "Or as arguments of vLLM:" if exported else "As arguments of vLLM, beside the others:"
     arguments = f"<pre>{escape(shlex.join(to_copy.vllm_arguments))}</pre>"
-    return (
-        f'<div class="keep"><h3>Settings to copy</h3>{variables}'
-        f'<p class="dim">{"Or as" if exported else "As"} arguments of vLLM:</p>{arguments}</div>'
-    )
+    return f'<div class="keep"><h3>Settings to copy</h3>{variables}<p class="dim">{heading}</p>{arguments}</div>'
 
 
 def _charts(plan: SeriesPlan, shown: Sequence[Prediction]) -> str:
@@ -152,7 +151,7 @@ def _table(plan: SeriesPlan, shown: Sequence[Prediction], words: WordLinks) -> s
     )
 
 
-def _how_to_read(words: WordLinks) -> str:
+def _how_to_read(words: WordLinks, *, comparable: bool) -> str:
     sentences = (
         "Each row of the table and each dot is a prediction for other settings. Nothing was changed in the run.",
         "Only the front is shown: settings that no others beat in both memory and step time.",
@@ -161,7 +160,7 @@ def _how_to_read(words: WordLinks) -> str:
         f"Intervals are made to cover {100 * CONFIDENCE:.0f} % of what you would measure under the same load.",
         "The choice uses the upper end of the stall ratio's interval.",
         "For another load, such as another batch size, plan again.",
-        "A run with SWTRACE_PLAN shows the prediction beside what it measures.",
+        *(["A run with SWTRACE_PLAN shows the prediction beside what it measures."] if comparable else []),
     )
     return f'<div class="keep"><h3>How to read this</h3><p>{words.linked(" ".join(sentences))}</p></div>'
 

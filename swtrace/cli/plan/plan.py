@@ -224,6 +224,8 @@ def plan(
             name, origin = live(directory, connect, shown=shown)
             source = from_live(origin(), name, selection, run_id, wait_s=0.0 if connect is None else wait_s)
         made = plans(source, question, progress=status.update)
+    if save is not None:
+        _refuse_offloaded(made)
     for note in source.notes:
         console.print(note, markup=False, soft_wrap=True)
     _write(source, made, question, html=html, as_json=as_json)
@@ -249,20 +251,28 @@ def _write(source: Source, made: Sequence[SeriesPlan], question: Question, *, ht
         narration().print(f"Wrote {units.size(len(text))} to {html}", soft_wrap=True, markup=False)
 
 
-def _save(made: Sequence[SeriesPlan], path: Path) -> None:
-    """Write the chosen plan.
+def _refuse_offloaded(made: Sequence[SeriesPlan]) -> None:
+    """Refuse to write a plan that no run reads.
 
     Raises:
-        CommandError: there is no plan, or more than one.
+        CommandError: a plan is about layers that vLLM offloads.
     """
     from swtrace.trace.identity import H2D
 
     if any(plan.info.kind == H2D for plan in made):
         raise CommandError(
             "--save writes a plan for ranks that share weights (SWTRACE_PLAN); for vLLM's offloading, pass vLLM the "
-            "arguments that are printed",
+            "arguments that the command prints without --save",
             ExitCode.USAGE,
         )
+
+
+def _save(made: Sequence[SeriesPlan], path: Path) -> None:
+    """Write the chosen plan.
+
+    Raises:
+        CommandError: there is no plan, or more than one.
+    """
     found = [each for each in (plan.plan_file() for plan in made) if each is not None]
     if len(found) > 1:
         names = ", ".join(f"{each.series} from layer {each.start_layer}" for each in found)
@@ -294,8 +304,8 @@ def _check(made: Sequence[SeriesPlan], question: Question, *, explicit: bool) ->
     without = [plan for plan in made if plan.chosen is None]
     if explicit and without:
         offloaded = without[0].info.kind == H2D
-        of = counted(len(without), "rank" if offloaded else "linear")
+        of = "" if offloaded else f" for {counted(len(without), 'linear')}"
         options = "--prefetch-step" if offloaded else "--share and --prefetch-step"
         raise CommandError(
-            f"nothing fits {answer.budget(without[0])} for {of}; allow more, or try other values of {options}"
+            f"nothing fits {answer.budget(without[0])}{of}; allow more, or try other values of {options}"
         )

@@ -9,6 +9,7 @@ from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.plan.asked import Values
 from swtrace.cli.plan.series_plan import SeriesPlan, conditions, phases
 from swtrace.cli.plan.source import Source
+from swtrace.errors import SettingsError
 from swtrace.ledger.facts import SeriesFacts, StepFacts
 from swtrace.ledger.planning import offload
 from swtrace.ledger.planning.calibrate import calibrate
@@ -61,7 +62,7 @@ class Question:
         if info.kind == H2D:
             self._refuse_for_offloading(facts.key.name)
             made = list(offload.candidates(info, self.prefetch_steps(info)))
-            needs = "offload at least 2 of its {} layers, with a prefetch step below the number of offloaded layers"
+            needs = "at least 2 of {} layers must be offloaded, with a --prefetch-step below their number"
         else:
             axes = self.axes(info)
             if axes.ranks == 1:
@@ -94,6 +95,8 @@ class Question:
             "--ranks": self.ranks,
             "--profile": self.profile,
         }
+        if 0 in (values.prefetch_steps or ()):
+            raise SettingsError.of("--prefetch-step", "0", "at least 1 for layers that vLLM offloads")
         unfit = [option for option, value in given.items() if value is not None]
         if unfit:
             raise CommandError(
@@ -112,7 +115,9 @@ class Question:
     def remedy(self, made: Sequence[SeriesPlan]) -> str:
         """Return what to do if nothing can be predicted."""
         if all(plan.measured is None for plan in made):
-            return "let the run finish more steps, and time every one (SWTRACE_TIME_EVERY=1)"
+            return "let the run finish more steps, or select more, and time every one (SWTRACE_TIME_EVERY=1)"
+        if any(plan.info.offload is not None and not plan.info.offload.pinned for plan in made):
+            return "let vLLM pin the host memory first; `swtrace diagnose` says how"
         if all(plan.info.kind == H2D for plan in made):
             return "record more steps, or steps of one kind (--phase), while the machine does nothing else"
         if any(not plan.info.shared for plan in made) and self.profile is None:

@@ -71,13 +71,17 @@ class SeriesPlan:
 
     @property
     def closest(self) -> Prediction | None:
-        """Of what saves memory, the prediction with the lowest upper bound of stall; None if there is none."""
+        """Of what saves memory, the prediction with the lowest upper bound of stall; None if there is none.
+
+        If any leaves as little memory as the budget says, only of those.
+        """
+        held = self.budget.memory_bytes
         known = [
-            (each.stall_ratio.high, -each.saved_bytes, number)
+            (held is not None and each.memory_bytes > held, each.stall_ratio.high, -each.saved_bytes, number)
             for number, each in enumerate(self.predictions)
             if each.stall_ratio is not None and each.saved_bytes > 0
         ]
-        return self.predictions[min(known)[2]] if known else None
+        return self.predictions[min(known)[-1]] if known else None
 
     @property
     def refusals(self) -> dict[str, int]:

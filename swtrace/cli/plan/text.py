@@ -58,7 +58,7 @@ def _print_plan(plan: SeriesPlan, source: str, console: Console) -> None:
         if exported:
             console.print("\nTo use it, set this on every rank:")
             console.print(f"    {exported}", markup=False, soft_wrap=True)
-        console.print("or give vLLM:" if exported else "\nTo use it, give vLLM:")
+        console.print("or give vLLM:" if exported else "\nTo use it, give vLLM, beside your other arguments:")
         console.print(f"    {shlex.join(to_copy.vllm_arguments)}", markup=False, soft_wrap=True)
 
 

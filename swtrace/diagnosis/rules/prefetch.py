@@ -11,6 +11,7 @@ from swtrace.diagnosis.finding import HIDDEN_BELOW, Finding, Level
 from swtrace.diagnosis.rule import STALLS, About, Needs, Rule
 from swtrace.diagnosis.rules.channel import transfers_known
 from swtrace.ledger.planning.calibrate import calibrate
+from swtrace.placement import least_ahead
 from swtrace.trace.identity import H2D
 from swtrace.units import milliseconds
 
@@ -44,7 +45,10 @@ class OtherPrefetchStep(Rule):
         tried = []
         offloaded = info.kind == H2D
         largest = info.num_layers - (1 if offloaded else 2)
-        for other in range(k + 1, min(k + _FURTHER, largest) + 1):
+        others = list(range(k + 1, min(k + _FURTHER, largest) + 1))
+        if offloaded and others:  # cheap to replay
+            others += range(others[-1] + 1, largest + 1)
+        for other in others:
             predicted = planner.forecast(replace(planner.measured.candidate, prefetch_step=other))
             if isinstance(predicted, str):
                 return
@@ -102,7 +106,8 @@ class EffectivePrefetchStep(Rule):
         found: dict[tuple[int, int], list[int]] = {}
         for rank in facts.ranks:
             effective, configured = rank.effective_prefetch_step, rank.info.prefetch_step
-            if effective is not None and effective != configured:
+            least = least_ahead(configured, rank.info.num_layers) if rank.info.kind == H2D else configured
+            if effective is not None and (effective < least or (effective > least == configured)):
                 found.setdefault((effective, configured), []).append(rank.rank.rank)
         for (effective, configured), ranks in found.items():
             ahead = units.counted(effective, facts.ranks[0].info.layer_term)

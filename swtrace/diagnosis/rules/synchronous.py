@@ -93,10 +93,12 @@ def _unwaited(step: StepFacts, row: int) -> int:
 def _cause(rank: SeriesRankFacts, unwaited: float) -> tuple[str, str]:
     """Return why copies are not ahead of their waits, and what to do about it. ``unwaited`` is per step."""
     info, offload = rank.info, rank.info.offload
-    if offload is not None and offload.num_in_group > max(1, info.prefetch_step):
-        together, ahead = offload.num_in_group, info.prefetch_step
-        cause = f"{together} consecutive layers are offloaded, and the prefetch step of {ahead} counts only those."
-        advice = f"Set `--offload-prefetch-step {together}` or more; each step ahead takes one more buffer."
-        return cause, advice
+    together = 1
+    if offload is not None:
+        whole = offload.num_in_group == offload.group_size
+        together = info.num_layers if whole else offload.num_in_group
+    if together > 1 and info.prefetch_step <= 1:
+        cause = f"{together} consecutive layers are offloaded. With a prefetch step of 1, no compute is between them."
+        return cause, "Set `--offload-prefetch-step 2` or more; each step ahead takes one more buffer."
     never = f" Instead, {unwaited:.3g} of the copies per step were never waited for." if unwaited else ""
     return f"The copies were not started ahead.{never}", _ORDER

@@ -3,7 +3,7 @@
 A measured step is taken apart into the compute of each decoder layer, what comes before the first and after the last,
 and the copies. It is replayed with other layers offloaded, and copies that begin at other moments. vLLM makes all
 copies on one stream, in the order in which it starts them. When an offloaded layer's forward ends, it starts the copy
-of the offloaded layer that :func:`refilled_by` names.
+of the offloaded layer that :func:`~swtrace.placement.refilled_by` names.
 
 A trace shows when the forward of each offloaded layer begins and ends. Resident layers between two of them are taken to
 share the time equally; those before the first and after the last take the mean of all layers in the step. The copy of a
@@ -23,8 +23,9 @@ from swtrace.ledger.planning.planner import FEWEST_STEPS, MOST_STEPS, Assumed, M
 from swtrace.ledger.planning.prediction import UNSHARED, Candidate, Grouping, Replayed
 from swtrace.ledger.planning.replay import WARM_UP
 from swtrace.ledger.planning.workload import consecutive
+from swtrace.placement import refilled_by
 from swtrace.share import Share
-from swtrace.trace.identity import H2D, SeriesInfo
+from swtrace.trace.identity import H2D, Offload, SeriesInfo
 
 _Float = npt.NDArray[np.float64]
 
@@ -66,9 +67,9 @@ class _Measured:
 class OffloadPlanner(Planner):
     """Predicts what offloading other layers, or copying them earlier, would cost."""
 
-    def __init__(self, info: SeriesInfo, measured: _Measured, assumed: Assumed) -> None:
+    def __init__(self, info: SeriesInfo, offload: Offload, measured: _Measured, assumed: Assumed) -> None:
         """See :meth:`of`."""
-        self._run = measured
+        self._run, self._offload = measured, offload
         self._buffer_bytes = info.window_bytes / info.prefetch_step
         self._places = np.array(info.layers, np.int64) - info.start_layer
         super().__init__(info, own_settings(info), [measured.took], assumed)
@@ -85,9 +86,9 @@ class OffloadPlanner(Planner):
         # The first step shows only when the last copies before it began, the last one only when the next began.
         run = consecutive(steps, FEWEST_STEPS + 2)[-(MOST_STEPS + 2) :]
         info = run[0].infos[0] if run else None
-        if info is None or info.kind != H2D or not info.prefetch_step or len(run) < FEWEST_STEPS + 2:
+        if info is None or info.offload is None or info.prefetch_step < 1 or len(run) < FEWEST_STEPS + 2:
             return None
-        return cls(info, _take_apart(run, info), Assumed(scale_compute, bandwidth))
+        return cls(info, info.offload, _take_apart(run, info), Assumed(scale_compute, bandwidth))
 
     def memory_bytes(self, candidate: Candidate) -> int:
         """Return what the rank would hold: resident layers, and buffers."""
@@ -97,11 +98,12 @@ class OffloadPlanner(Planner):
 
     def _refusal(self, candidate: Candidate, layers: Sequence[int]) -> str:
         own = self.measured.candidate
-        if self._info.offload is not None and not self._info.offload.pinned:
+        if not self._offload.pinned:
             return "the host memory is not pinned, so copies block the host, and how long it computes is unknown"
         if not layers or candidate == own:
             return ""
-        if candidate.share != own.share and (own.grouping is None or own.share != self._share(own.grouping)):
+        named = _grouping(self._offload).share(self._info.start_layer, self._info.stack_layers)
+        if candidate.share != own.share != named:
             return (
                 "vLLM does not offload every layer that its groups name, so some have none of the weights to offload; "
                 "which layers other groups would offload is unknown"
@@ -112,9 +114,6 @@ class OffloadPlanner(Planner):
                 "saves nothing"
             )
         return ""
-
-    def _share(self, grouping: Grouping) -> Share:
-        return grouping.share(self._info.start_layer, self._info.stack_layers)
 
     def _replay(self, candidate: Candidate, assumed: Assumed) -> Means:
         return Means.of([self._replayed(self._run, candidate, assumed)])
@@ -139,23 +138,20 @@ class OffloadPlanner(Planner):
         return Replayed(step, stall, slack, waits=len(took) * len(places))
 
 
-def refilled_by(position: int, prefetch_step: int, count: int) -> int:
-    """Return which of ``count`` offloaded layers is copied when the forward of another has ended.
-
-    The one that is ``prefetch_step`` ahead, unless that is in another buffer, where the ring wraps; then the first in
-    the same buffer. That is what vLLM does since vllm#54975.
-    """
-    ahead = (position + prefetch_step) % count
-    wraps = prefetch_step < count and ahead % prefetch_step != position % prefetch_step
-    return position % prefetch_step if wraps else ahead
-
-
 def own_settings(info: SeriesInfo) -> Candidate:
-    """Return the settings of a run that offloads."""
-    offload = info.offload
-    grouping = None if offload is None else Grouping(offload.group_size, offload.num_in_group)
+    """Return the settings of a run that offloads.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if info.offload is None:
+        raise ValueError(info.kind)
     share = Share.of_selected(info.layers, info.stack_layers)
-    return Candidate(share, info.prefetch_step, H2D, info.windows, 1, grouping)
+    return Candidate(share, info.prefetch_step, H2D, info.windows, 1, _grouping(info.offload))
+
+
+def _grouping(offload: Offload) -> Grouping:
+    return Grouping(offload.group_size, offload.num_in_group)
 
 
 def candidates(info: SeriesInfo, prefetch_steps: Sequence[int]) -> Iterator[Candidate]:

@@ -155,6 +155,7 @@ def test_offloaded_layers_refuse_what_is_about_sharing(rings: Path, monkeypatch:
     refused = (("--share", "1/2"), ("--transport", "pull"), ("--windows", "static"), ("--ranks", "4"))
     for option, value in (*refused, ("--save", "plan.json")):
         assert run_plan(option, value, code=ExitCode.USAGE)[1].startswith(f"{option} ")
-    assert "offload at least 2 of its 24 layers" in run_plan("--prefetch-step", "24", code=ExitCode.USAGE)[1]
+    assert "at least 2 of 24 layers" in run_plan("--prefetch-step", "24", code=ExitCode.USAGE)[1]
     nothing = run_plan("--memory", "1MiB", "--prefetch-step", "3", code=ExitCode.FAILED)[1]
-    assert nothing == "nothing fits 1.00 MiB per rank for 1 rank; allow more, or try other values of --prefetch-step"
+    assert nothing == "nothing fits 1.00 MiB per rank; allow more, or try other values of --prefetch-step"
+    assert "at least 1" in run_plan("--prefetch-step", "0,1", code=ExitCode.USAGE)[1]

@@ -43,3 +43,19 @@ def test_for_offloaded_layers_a_larger_prefetch_step_may_not_help(tmp_path: Path
     plan = Plan(group_size=1, prefetch_step=2, steps=30)
     found = finding(offloading_verdict(tmp_path, plan, Durations(copy_ns=2_000_000)), "prefetch_step_no_help")
     assert "offloading fewer layers" in found.advice
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(group_size=4, prefetch_step=1, steps=12),
+        Plan(group_size=4, prefetch_step=6, steps=12),
+        Plan(group_size=2, prefetch_step=5, steps=12),
+        Plan(group_size=4, prefetch_step=7, steps=12),
+        Plan(layers=8, group_size=8, prefetch_step=1, steps=12),
+    ],
+    ids=str,
+)
+def test_where_vllms_ring_wraps_copies_start_as_far_ahead_as_they_should(tmp_path: Path, plan: Plan) -> None:
+    """A prefetch step that does not divide the ring, that is as long as it or longer, or one layer: no fault."""
+    assert "effective_prefetch_step" not in kinds(offloading_verdict(tmp_path, plan, Durations(copy_ns=300_000)))

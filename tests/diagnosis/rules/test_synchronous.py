@@ -20,7 +20,7 @@ _OTHER_KINDS = re.compile(
 @pytest.mark.parametrize(
     ("offload", "cause", "advice"),
     [
-        ({"num_in_group": 3, "group_size": 4}, "consecutive layers", "`--offload-prefetch-step 3`"),
+        ({"num_in_group": 3, "group_size": 4}, "3 consecutive layers", "`--offload-prefetch-step 2`"),
         ({}, "not started ahead", "never run on this rank"),
     ],
 )

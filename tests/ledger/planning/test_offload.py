@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from swtrace.ledger.planning import offload
-from swtrace.ledger.planning.offload import OffloadPlanner, candidates, refilled_by
+from swtrace.ledger.planning.offload import OffloadPlanner, candidates
 from swtrace.ledger.planning.planner import FEWEST_STEPS, Assumed
 from swtrace.ledger.planning.prediction import UNSHARED, Candidate, Grouping, Prediction
 from swtrace.ledger.planning.shared import SharedPlanner
+from swtrace.placement import refilled_by
 from swtrace.trace.identity import H2D
 from tests.support.offload_arithmetic import Durations, Plan, expected
 from tests.support.offload_ring import LAYER_BYTES, described, offloading
@@ -165,7 +166,8 @@ def test_layers_without_weights_to_offload_leave_other_groups_unknown(tmp_path: 
     assert info is not None
     assert info.offload is not None
     named = replace(info, offload=replace(info.offload, group_size=4, num_in_group=3))
-    planner = OffloadPlanner(named, offload._take_apart(steps[2:], info), Assumed())
+    assert named.offload is not None
+    planner = OffloadPlanner(named, named.offload, offload._take_apart(steps[2:], info), Assumed())
     tried = [planner.predict(each) for each in candidates(named, [1, 2])]
     own = planner.measured.candidate.share
     assert {each.candidate.prefetch_step for each in tried if each.candidate.share == own and each.step_ns} == {1, 2}

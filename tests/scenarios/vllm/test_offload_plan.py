@@ -12,8 +12,9 @@ pytest.importorskip("vllm")
 
 from vllm.model_executor.offloader import prefetch
 
-from swtrace.ledger.planning.offload import OffloadPlanner, candidates, refilled_by
+from swtrace.ledger.planning.offload import OffloadPlanner, candidates
 from swtrace.ledger.planning.prediction import Grouping
+from swtrace.placement import refilled_by
 from tests.support.device.simulated_device import SimulatedDevice
 from tests.support.device.simulated_work import DeviceClock
 from tests.support.offload_arithmetic import Durations, Plan
