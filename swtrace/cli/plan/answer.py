@@ -87,7 +87,13 @@ def notes(source: Source, plans: Sequence[SeriesPlan], question: Question) -> tu
             "Each linear is planned on its own. If you share several, their costs add up at least, because they "
             "use the same transport: plan again from a run that shares them."
         )
-    if sum(plan.info.kind == H2D for plan in plans) > 1:
+    offloaded = [plan for plan in plans if plan.info.kind == H2D]
+    if any(plan.predicted and plan.info.num_layers < plan.info.stack_layers for plan in offloaded):
+        said.append(
+            "Layers that were not offloaded are taken to be like the offloaded ones: in compute, copy and size. The "
+            "more these vary, the wider the intervals of step time and stall."
+        )
+    if len(offloaded) > 1:
         said.append("All ranks take the same settings: use those of the rank that can afford least.")
     elif len({plan.key.start_layer for plan in plans}) > 1:
         said.append("Pipeline stages take the same settings: use those of the stage that can afford least.")

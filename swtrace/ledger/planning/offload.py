@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +31,11 @@ from swtrace.trace.identity import H2D, Offload, SeriesInfo
 _Float = npt.NDArray[np.float64]
 
 GROUP_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32)
-"""Decoder layers per group that are worth trying; in larger groups, only one of them."""
+"""Decoder layers per group that are worth trying."""
 _LARGEST_FILLED = 8
+"""In larger groups, only one layer is offloaded."""
+_LARGEST_VARIATION = 0.9
+"""A layer takes some time, however much others vary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,25 @@ class _Measured:
     def scaled(self, factor: float) -> _Measured:
         """Return the same steps with computes that take ``factor`` times as long."""
         return replace(self, head=self.head * factor, layers=self.layers * factor, tail=self.tail * factor)
+
+    def uneven(self, measured: Sequence[int] | npt.NDArray[np.int64]) -> _Measured:
+        """Return the same steps with layers that differ where they are taken to be equal.
+
+        Of the resident ones between two measured ones, each second takes longer by what layers vary, the next less.
+        """
+        factors = np.ones(self.layers.shape[1])
+        varies = min(_LARGEST_VARIATION, _variation(self.layers))
+        edges = [-1, *measured, len(factors)]
+        for before, after in pairwise(edges):
+            pairs = (after - before - 1) // 2
+            factors[before + 1 : before + 1 + 2 * pairs] = [1 + varies, 1 - varies] * pairs
+        return replace(self, layers=self.layers * factors)
+
+
+def _variation(values: _Float) -> float:
+    """Return by what share the means of columns vary."""
+    means = values.mean(axis=0)
+    return float(means.std() / means.mean()) if means.mean() else 0.0
 
 
 class OffloadPlanner(Planner):
@@ -117,6 +140,15 @@ class OffloadPlanner(Planner):
 
     def _replay(self, candidate: Candidate, assumed: Assumed) -> Means:
         return Means.of([self._replayed(self._run, candidate, assumed)])
+
+    def _variants(self, candidate: Candidate, layers: Sequence[int]) -> Iterator[Means]:
+        """Layers that stayed resident differ from what is assumed about them by what all layers differ by."""
+        unseen = ~np.isin(layers, self._places)
+        if unseen.any():
+            longer = np.where(unseen, 1 + _variation(self._run.copies), 1.0)
+            yield Means.of([self._replayed(self._run, candidate, replace(self._assumed, longer=longer))])
+        if candidate.share != self.measured.candidate.share:
+            yield Means.of([self._replayed(self._run.uneven(self._places), candidate, self._assumed)])
 
     def _halves(self) -> Iterable[tuple[Replayed, Times]]:
         half = len(self._run.head) // 2

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -45,9 +45,6 @@ DOUBT = 0.35
 """Standard deviation of a predicted change of step time, as a share of the change."""
 DOUBT_OF_STALL = 0.25, 0.06
 """Standard deviation of a predicted stall ratio: shares of the ratio, and of its change."""
-DOUBT_OF_PROFILE = 0.5
-"""Standard deviation of what transfers take, as a share of it, if the run had none of the kind: the probe's ranks did
-not compute what the model computes, so there is another contention."""
 NORMAL = 1.645
 """Standard deviations on both sides of a normal distribution's mean that hold 90 % of it."""
 _OF_HALVES = 2**-0.5
@@ -117,8 +114,8 @@ class Assumed:
     """Computes take this many times as long."""
     bandwidth: float | None = None
     """Transfers bring this many bytes per second to a rank; None: as measured."""
-    longer: float = 1.0
-    """Transfers take this many times as long."""
+    longer: float | _Float = 1.0
+    """Transfers take this many times as long; or ``[position]``."""
 
 
 class Planner(ABC):
@@ -160,6 +157,10 @@ class Planner(ABC):
         """Replay the steps under a candidate's settings."""
 
     @abstractmethod
+    def _variants(self, candidate: Candidate, layers: Sequence[int]) -> Iterable[Means]:
+        """Replay a candidate with other values of what the steps do not show, each a standard deviation away."""
+
+    @abstractmethod
     def _halves(self) -> Iterable[tuple[Replayed, Times]]:
         """Predict the second half of the steps with the transfers of the first; return that, and what they took."""
 
@@ -191,7 +192,7 @@ class Planner(ABC):
         found = self._replay(candidate, self._assumed)
         step, ratio = self._corrected(found, layers)
         missed_step, missed_ratio = (missed * _OF_HALVES for missed in self._missed)
-        other_step, other_ratio = self._doubts_of_another_transport(candidate, layers, step, ratio)
+        other_step, other_ratio = self._doubts_of_what_is_unseen(candidate, layers, step, ratio)
         change = (step - self.measured.step_ns) / step
         spread = step * _spread(self._noise, DRIFT, missed_step, DOUBT * change, other_step)
         of_ratio, of_change = DOUBT_OF_STALL
@@ -205,17 +206,17 @@ class Planner(ABC):
             slack_per_wait_ns=found.slack_per_wait_ns,
         )
 
-    def _doubts_of_another_transport(
+    def _doubts_of_what_is_unseen(
         self, candidate: Candidate, layers: Sequence[int], step: float, ratio: float
     ) -> tuple[float, float]:
-        """Return standard deviations of step time, as a share, and stall ratio, if the run had no such transfers."""
-        if not layers or candidate.transport == self._info.kind or self._assumed.bandwidth is not None:
-            return 0.0, 0.0
-        longer = self._replay(candidate, replace(self._assumed, longer=1 + DOUBT_OF_PROFILE))
-        longer_step, longer_ratio = self._corrected(longer, layers)
+        """Return standard deviations of step time, as a share, and stall ratio, by what the steps do not show."""
+        found = [self._corrected(each, layers) for each in self._variants(candidate, layers)] if layers else []
         # Broadcasts make ranks wait for each other. Those that did not wait may differ by what runs differ by.
-        apart = DRIFT if candidate.transport == BROADCAST else 0.0
-        return longer_step / step - 1, math.hypot(longer_ratio - ratio, apart)
+        apart = DRIFT if found and candidate.transport == BROADCAST else 0.0
+        return (
+            math.hypot(*(other_step / step - 1 for other_step, _ in found)),
+            math.hypot(apart, *(other_ratio - ratio for _, other_ratio in found)),
+        )
 
     def _corrected(self, found: Means, layers: Sequence[int]) -> tuple[float, float]:
         """Return step time and stall ratio of a replay without the errors that the replay of the run itself makes."""

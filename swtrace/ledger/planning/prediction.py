@@ -10,7 +10,7 @@ import numpy.typing as npt
 from swtrace.plan_file import CONFIDENCE, Interval
 from swtrace.share import NONE, Share
 
-__all__ = ["CONFIDENCE", "Candidate", "Grouping", "Interval", "Prediction", "Replayed"]
+__all__ = ["CONFIDENCE", "UNSHARED", "Candidate", "Grouping", "Interval", "Prediction", "Replayed"]
 
 _Float = npt.NDArray[np.float64]
 UNSHARED = Share(NONE)

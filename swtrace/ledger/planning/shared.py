@@ -26,6 +26,9 @@ from swtrace.trace.schema import Clock
 
 _Float = npt.NDArray[np.float64]
 
+DOUBT_OF_PROFILE = 0.5
+"""Standard deviation of what transfers take, as a share of it, if the run had none of the kind: the probe's ranks did
+not compute what the model computes, so there is another contention."""
 _MOVES = {BROADCAST: "broadcast", PULL: "copy"}
 OVERHEAD_NS = {BROADCAST: 60_000.0, PULL: 12_000.0}
 """What sharing a layer costs its rank's forward besides stalls, mostly the call that issues a transfer, if no profile
@@ -186,6 +189,11 @@ class SharedPlanner(Planner):
             moving = assumed.longer * settings.moving
             parts.append(replay(workload.scaled(assumed.scale_compute), replace(settings, moving=moving)))
         return Means.of(parts)
+
+    def _variants(self, candidate: Candidate, layers: Sequence[int]) -> Iterator[Means]:
+        del layers
+        if candidate.transport != self._info.kind and self._assumed.bandwidth is None:
+            yield self._replay(candidate, replace(self._assumed, longer=1 + DOUBT_OF_PROFILE))
 
     def _halves(self) -> Iterator[tuple[Replayed, Times]]:
         for workload in self._workloads:
