@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
@@ -22,6 +24,7 @@ from swtrace.cli.demo.scenarios import Dials, Transport
 from swtrace.cli.exit_codes import ExitCode
 from swtrace.errors import SettingsError
 from swtrace.ledger.facts import StepFacts
+from swtrace.trace.directory import memory_folder
 from tests.support.commands import StartSwtrace, clean_environment, help_text, run_swtrace
 from tests.support.patience import eventually, patience
 from tests.support.processes import command_line, descendants, runs
@@ -262,7 +265,9 @@ def busy(pids: Collection[int]) -> list[int]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_busy_process_outlives_the_demo(start_swtrace: StartSwtrace, number: signal.Signals) -> None:
     """However the demo ends."""
-    process = start_swtrace("demo", "--no-daemon", *DEMO, "--duration", "600", *faults("steal:processes=2"))
+    run_id = f"outlived-{number.name}"
+    arguments = ("demo", "--no-daemon", *DEMO, "--duration", "600", *faults("steal:processes=2"))
+    process = start_swtrace(*arguments, extra={"SWTRACE_RUN_ID": run_id})
     assert process.stderr is not None
     assert any(line.startswith("fault: rank 1 shares a core with 2 busy processes") for line in process.stderr)
     children = descendants(process.pid)
@@ -270,3 +275,8 @@ def test_no_busy_process_outlives_the_demo(start_swtrace: StartSwtrace, number: 
     process.send_signal(number)
     process.communicate(timeout=patience())
     eventually(lambda: not any(map(runs, children)), "all processes end")
+    memory = Path(memory_folder() or tempfile.gettempdir())
+    left = [found.parent for found in memory.glob(f"swtrace-demo-*/rendezvous-{run_id}")]
+    assert len(left) == (number == signal.SIGKILL)  # then nobody was left to remove it
+    for folder in left:
+        shutil.rmtree(folder)
