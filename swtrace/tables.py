@@ -148,7 +148,6 @@ def wait_columns(picked: Picked) -> dict[str, Column]:
     cells = picked.cells & step.present
     rank, position = np.nonzero(cells)
     number = np.array([key.rank for key in step.ranks], np.int64)
-    from_ranks = np.array([info is None or bool(info.terms.own) for info in step.infos], np.bool_)
     flags = step.flags[cells]
     window = step.window[cells].astype(np.int64)
     late = step.late_rank[cells]
@@ -167,7 +166,7 @@ def wait_columns(picked: Picked) -> dict[str, Column]:
         "rank": number[rank],
         "host": np.array(step.hosts, object)[rank],
         "layer": np.array(step.layers, np.int64)[position],
-        "source_rank": np.where(from_ranks[rank], number[np.minimum(step.source[position], len(number) - 1)], -1),
+        "source_rank": np.where(step.from_ranks[rank], number[np.minimum(step.source[position], len(number) - 1)], -1),
         "window": np.where(window == NO_WINDOW, -1, window),
         "outcome": _outcomes(picked, cells),
         "issued_ns": step.issued_ns[cells],

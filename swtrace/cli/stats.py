@@ -100,7 +100,7 @@ def _fastest_copies(profile: Profile, path: Path | None) -> Timing:
 
 def _compared(summary: Summary, profile: Profile, fastest: Timing) -> Iterator[str]:
     """Yield how fast each rank's copies of offloaded layers are, compared with the fastest that were probed."""
-    ranks = [(series, rank) for series in summary.series if series.transport == H2D for rank in series.ranks]
+    ranks = [(series, rank) for series in summary.series if series.kind == H2D for rank in series.ranks]
     if not ranks:
         yield "--profile was not used: the recording has no series that copies layers from host memory."
     at_once = f", {fastest.ranks} GPUs at once" if fastest.ranks > 1 else ""

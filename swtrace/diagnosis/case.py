@@ -14,7 +14,7 @@ from swtrace.ledger import change
 from swtrace.ledger.facts import Outcome, SeriesFacts, SeriesRankFacts, StepFacts
 from swtrace.ledger.planning.repair import Repair, Saving, saving
 from swtrace.observing.observation import ObservedRank
-from swtrace.trace.identity import H2D, RankKey
+from swtrace.trace.identity import RankKey
 from swtrace.units import milliseconds
 
 
@@ -57,7 +57,7 @@ class Case:
     def offloading(self) -> Iterator[tuple[SeriesRankFacts, list[StepFacts]]]:
         """Yield each rank whose layers are copied from host memory, and its regular steps."""
         for rank in self.facts.ranks:
-            if rank.info.kind == H2D:
+            if rank.info.offloaded:
                 yield rank, [step for step in self.regular if step.of_rank in {None, rank.info.rank_in_group}]
 
     @cached_property

@@ -112,7 +112,7 @@ class Standing:
     @property
     def source(self) -> int | None:
         """The global rank from which it waits for a layer; None also if the layer comes from host memory."""
-        waiting = self.doing is Doing.WAITING and self.info.terms.own
+        waiting = self.doing is Doing.WAITING and self.info.from_ranks
         return self.info.group_ranks[self.info.source(self.progress.waiting)] if waiting else None
 
     @property

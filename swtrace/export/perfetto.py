@@ -141,7 +141,7 @@ class PerfettoWriter:
         end = origin.unix_ns(ready, clock) if ready > 0 else 0
         layer = step.layers[position]
         info = step.infos[rank]
-        from_rank = info is None or bool(info.terms.own)
+        from_rank = info is None or info.from_ranks
         source = {"source_rank": step.ranks[int(step.source[position])].rank} if from_rank else {}
         arguments: Arguments = {"step": step.step, **source, "bytes": 0 if info is None else info.layer_bytes}
         name, flow = f"layer {layer}", self._flow("send", step, position, 0)

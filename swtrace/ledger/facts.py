@@ -224,6 +224,11 @@ class StepFacts(_LazyFacts):
         return all(info is None or info.shared for info in self.infos)
 
     @property
+    def from_ranks(self) -> Mask:
+        """``[rank]``: each layer comes from the rank that stores it, as far as is known."""
+        return np.array([info is None or info.from_ranks for info in self.infos], np.bool_)
+
+    @property
     def only_rank(self) -> RankKey | None:
         """The rank whose step this is, in a pull series; None if all ranks run the step together."""
         return None if self.of_rank is None else self.ranks[self.of_rank]
@@ -489,6 +494,11 @@ class SeriesFacts:
     def apart(self) -> bool:
         """Whether there are several ranks, and each runs steps of its own."""
         return not self.lockstep and len(self.key.group_ranks) > 1
+
+    @property
+    def offloaded(self) -> bool:
+        """Whether the layers are in host memory, from which other code copies them."""
+        return self.ranks[0].info.offloaded
 
     @property
     def terms(self) -> Terms:

@@ -234,7 +234,7 @@ class _Description:
         self._layers = [b"%d" % layer for layer in step.layers]
         named = np.append(self._ranks, -1)  # -1 if the record's source is not a rank of the group
         self._sources = named[np.minimum(step.source, len(step.ranks))]
-        self._from_ranks = np.array([info is None or bool(info.terms.own) for info in step.infos], np.bool_)
+        self._from_ranks = step.from_ranks
         self._step_ids = np.zeros((len(step.ranks), 8), np.uint8)
         for rank in self._at.tolist():
             self._step_ids[rank] = self._ids(int(self._ranks[rank]), STEP, (b"",))

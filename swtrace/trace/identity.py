@@ -233,6 +233,16 @@ class SeriesInfo:
         return share.layers(self.start_layer, self.start_layer + self.stack_layers)
 
     @property
+    def offloaded(self) -> bool:
+        """Whether the layers are in host memory, from which other code copies them."""
+        return self.kind == H2D
+
+    @property
+    def from_ranks(self) -> bool:
+        """Whether each layer comes from the rank that stores it."""
+        return bool(self.terms.own)
+
+    @property
     def num_layers(self) -> int:
         """Number of shared layers."""
         return len(self.layers)
@@ -257,7 +267,7 @@ class SeriesInfo:
     @property
     def places(self) -> str:
         """What layers are moved into, in words: ``static windows``, or ``2 buffers``."""
-        if self.kind == H2D:
+        if self.offloaded:
             return counted(self.window_count, self.terms.window)
         return f"{self.windows} {self.terms.window}s"
 

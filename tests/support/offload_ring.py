@@ -80,15 +80,21 @@ def offloading_ledger(folder: Path, plan: Plan, durations: Durations) -> Ledger:
             device.wait_for_computes()
         device.synchronise()
         copies.close()
-        with RingReader.open(recorder.path) as reader:
-            ledger = Ledger()
-            ledger.add_rank(identity)
-            ledger.set_series(identity.key, (reader.series()[0],))
-            ledger.add(identity.key, reader.read())
-            ledger.flush()
-            return ledger
+        return ledger_of(recorder)
     finally:
         recorder.close()
+
+
+def ledger_of(recorder: Recorder) -> Ledger:
+    """Return a ledger of everything in a ring with one series."""
+    identity = recorder.identity
+    with RingReader.open(recorder.path) as reader:
+        ledger = Ledger(keep_untaken=1 << 20)
+        ledger.add_rank(identity)
+        ledger.set_series(identity.key, (reader.series()[0],))
+        ledger.add(identity.key, reader.read())
+        ledger.flush()
+        return ledger
 
 
 class _Ring:

@@ -12,7 +12,6 @@ from swtrace.cli.plan.series_plan import SeriesPlan, shares
 from swtrace.cli.plan.source import Source
 from swtrace.ledger.planning.prediction import Candidate, Interval, Prediction
 from swtrace.share import ALL
-from swtrace.trace.identity import H2D
 from swtrace.units import counted
 
 
@@ -87,7 +86,7 @@ def notes(source: Source, plans: Sequence[SeriesPlan], question: Question) -> tu
             "Each linear is planned on its own. If you share several, their costs add up at least, because they "
             "use the same transport: plan again from a run that shares them."
         )
-    offloaded = [plan for plan in plans if plan.info.kind == H2D]
+    offloaded = [plan for plan in plans if plan.info.offloaded]
     if any(plan.predicted and plan.info.num_layers < plan.info.stack_layers for plan in offloaded):
         said.append(
             "Layers that were not offloaded are taken to be like the offloaded ones: in compute, copy and size. The "
@@ -108,7 +107,7 @@ def _measured(plan: SeriesPlan, source: str) -> str:
     phase = f"{plan.phases[0]} " if len(plan.phases) == 1 and plan.phases != ("other",) else ""
     batch = f" of {tokens:.3g} tokens" if tokens is not None and tokens > 1 else ""
     whose = "" if info.lockstep or len(info.group_ranks) == 1 else ", all ranks together,"
-    ranks = f"rank {info.group_ranks[0]}" if info.kind == H2D else counted(len(info.group_ranks), "rank")
+    ranks = f"rank {info.group_ranks[0]}" if info.offloaded else counted(len(info.group_ranks), "rank")
     where = f"{counted(plan.conditions.stack_layers, 'layer')} on {ranks}"
     steps = f"Measured: {counted(plan.steps, f'{phase}step')}{batch}{whose} from {source}: {where}"
     if measured is None:
@@ -117,7 +116,7 @@ def _measured(plan: SeriesPlan, source: str) -> str:
     if not shares(measured.candidate):
         return f"{steps}, observed, not shared. A step took {took}."
     selected = part(measured.candidate)
-    if info.kind == H2D:
+    if info.offloaded:
         selected = f"{info.num_layers} of them"
     how = f"{selected} {plan.terms.shared} with {settings_in_words(measured.candidate)}"
     return f"{steps}, {how}. A step took {took} and stalled for {units.ratio(measured.stall_ratio)} of it."
@@ -135,7 +134,7 @@ def budget(plan: SeriesPlan) -> str:
 
 def subject(plan: SeriesPlan) -> str:
     """Return whose layers the plan is about: the name of a linear, or a rank whose layers vLLM offloads."""
-    return f"rank {plan.info.group_ranks[0]}" if plan.info.kind == H2D else plan.key.name
+    return f"rank {plan.info.group_ranks[0]}" if plan.info.offloaded else plan.key.name
 
 
 def part(candidate: Candidate) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from swtrace.cli.plan import answer
 from swtrace.cli.plan.planning import Question
-from swtrace.cli.plan.series_plan import SeriesPlan, ToCopy, additional_config, settings, shares
+from swtrace.cli.plan.series_plan import SeriesPlan, ToCopy, shares
 from swtrace.cli.plan.source import Source
 from swtrace.ledger.planning.prediction import Candidate, Interval, Prediction
 from swtrace.plan_file import CONFIDENCE
@@ -80,13 +80,7 @@ def _prediction(plan: SeriesPlan, prediction: Prediction) -> dict[str, Any]:
 def _to_copy(plan: SeriesPlan, chosen: Prediction) -> dict[str, Any]:
     if not shares(chosen.candidate):
         return {"environment": None, "additional_config": None, "vllm_arguments": None}
-    to_copy = ToCopy.of(plan.key.name, chosen.candidate)
-    shared = chosen.candidate.grouping is None
-    return {
-        "environment": dict(to_copy.environment) or None,
-        "additional_config": additional_config(settings(plan.key.name, chosen.candidate)) if shared else None,
-        "vllm_arguments": list(to_copy.vllm_arguments),
-    }
+    return asdict(ToCopy.of(plan.key.name, chosen.candidate))
 
 
 def _interval(interval: Interval | None, factor: float) -> dict[str, float] | None:

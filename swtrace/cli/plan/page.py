@@ -16,7 +16,6 @@ from swtrace.plan_file import CONFIDENCE
 from swtrace.report import svg_charts
 from swtrace.report.page import style
 from swtrace.report.word_links import WordLinks
-from swtrace.trace.identity import H2D
 from swtrace.version import __version__
 
 _GIB = 1 << 30
@@ -29,7 +28,7 @@ def page(source: Source, plans: Sequence[SeriesPlan], question: Question) -> str
     sections = "".join(_series(plan, source.name, words, first=number == 0) for number, plan in enumerate(plans))
     notes = "".join(f"<p>{words.linked(note)}</p>" for note in (*answer.notes(source, plans, question), *source.notes))
     shown = [plan for plan in plans if plan.shown]
-    reading = _how_to_read(words, comparable=any(plan.info.kind != H2D for plan in shown)) if shown else ""
+    reading = _how_to_read(words, comparable=any(not plan.info.offloaded for plan in shown)) if shown else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -66,12 +65,12 @@ def _series(plan: SeriesPlan, source: str, words: WordLinks, *, first: bool) -> 
 
 
 def _heading(plan: SeriesPlan) -> str:
-    return f"Weight offloading on {answer.subject(plan)}" if plan.info.kind == H2D else answer.subject(plan)
+    return f"Weight offloading on {answer.subject(plan)}" if plan.info.offloaded else answer.subject(plan)
 
 
 def _to_copy(plan: SeriesPlan, chosen: Prediction) -> str:
     to_copy = ToCopy.of(plan.key.name, chosen.candidate)
-    exported = "\n".join(f"{name}={shlex.quote(value)}" for name, value in to_copy.environment.items())
+    exported = "\n".join(f"{name}={shlex.quote(value)}" for name, value in (to_copy.environment or {}).items())
     variables = f'<p class="dim">On every rank:</p><pre>{escape(exported)}</pre>' if exported else ""
     heading = "Or as arguments of vLLM:" if exported else "As arguments of vLLM, beside the others:"
     arguments = f"<pre>{escape(shlex.join(to_copy.vllm_arguments))}</pre>"

@@ -257,9 +257,7 @@ def _refuse_offloaded(made: Sequence[SeriesPlan]) -> None:
     Raises:
         CommandError: a plan is about layers that vLLM offloads.
     """
-    from swtrace.trace.identity import H2D
-
-    if any(plan.info.kind == H2D for plan in made):
+    if any(plan.info.offloaded for plan in made):
         raise CommandError(
             "--save writes a plan for ranks that share weights (SWTRACE_PLAN); for vLLM's offloading, pass vLLM the "
             "arguments that the command prints without --save",
@@ -297,13 +295,12 @@ def _check(made: Sequence[SeriesPlan], question: Question, *, explicit: bool) ->
         CommandError: nothing was predicted, or nothing is within the limits.
     """
     from swtrace.cli.plan import answer
-    from swtrace.trace.identity import H2D
 
     if not any(plan.predicted for plan in made):
         raise CommandError(f"nothing can be predicted; {question.remedy(made)}")
     without = [plan for plan in made if plan.chosen is None]
     if explicit and without:
-        offloaded = without[0].info.kind == H2D
+        offloaded = without[0].info.offloaded
         of = "" if offloaded else f" for {counted(len(without), 'linear')}"
         options = "--prefetch-step" if offloaded else "--share and --prefetch-step"
         raise CommandError(

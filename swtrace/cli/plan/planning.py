@@ -17,7 +17,7 @@ from swtrace.ledger.planning.candidates import PREFETCH_STEPS, SHARES, Axes
 from swtrace.ledger.planning.pareto import Budget
 from swtrace.ledger.planning.prediction import Candidate
 from swtrace.profile import FAMILIES, Profile
-from swtrace.trace.identity import H2D, SeriesInfo
+from swtrace.trace.identity import SeriesInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Question:
             CommandError: an option is meaningless for it, or nothing is left to try.
         """
         info = facts.ranks[0].info
-        if info.kind == H2D:
+        if info.offloaded:
             self._refuse_for_offloading(facts.key.name)
             made = list(offload.candidates(info, self.prefetch_steps(info)))
             needs = "at least 2 of {} layers must be offloaded, with a --prefetch-step below their number"
@@ -118,7 +118,7 @@ class Question:
             return "let the run finish more steps, or select more, and time every one (SWTRACE_TIME_EVERY=1)"
         if any(plan.info.offload is not None and not plan.info.offload.pinned for plan in made):
             return "let vLLM pin the host memory first; `swtrace diagnose` says how"
-        if all(plan.info.kind == H2D for plan in made):
+        if all(plan.info.offloaded for plan in made):
             return "record more steps, or steps of one kind (--phase), while the machine does nothing else"
         if any(not plan.info.shared for plan in made) and self.profile is None:
             return "measure the transport with `swtrace probe`, and pass its file with --profile"

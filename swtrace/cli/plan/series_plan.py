@@ -15,7 +15,7 @@ from swtrace.ledger.planning.planner import Baseline
 from swtrace.ledger.planning.prediction import UNSHARED, Candidate, Prediction
 from swtrace.plan_file import Conditions, PlanFile
 from swtrace.settings import CONFIG_KEY, VARIABLES
-from swtrace.trace.identity import H2D, SeriesInfo, Terms, terms
+from swtrace.trace.identity import SeriesInfo, Terms, terms
 from swtrace.trace.schema import Phase
 
 
@@ -91,7 +91,7 @@ class SeriesPlan:
     def plan_file(self) -> PlanFile | None:
         """Return the chosen plan, for ranks that share; None if nothing is chosen."""
         chosen = self.chosen
-        if chosen is None or chosen.step_ns is None or chosen.stall_ratio is None or self.info.kind == H2D:
+        if chosen is None or chosen.step_ns is None or chosen.stall_ratio is None or self.info.offloaded:
             return None
         return PlanFile(
             series=self.key.name,
@@ -137,8 +137,10 @@ def shares(candidate: Candidate) -> bool:
 class ToCopy:
     """How to start vLLM with the settings of a candidate."""
 
-    environment: Mapping[str, str]
-    """Of every rank; empty if only arguments give these settings."""
+    environment: Mapping[str, str] | None
+    """Of every rank; None if only arguments give these settings."""
+    additional_config: Mapping[str, Any] | None
+    """As in ``--additional-config``; None likewise."""
     vllm_arguments: tuple[str, ...]
 
     @classmethod
@@ -147,14 +149,17 @@ class ToCopy:
         grouping = candidate.grouping
         if grouping is None:
             values = settings(series, candidate)
-            return cls(variables(values), ("--additional-config", json.dumps(additional_config(values))))
+            config = additional_config(values)
+            return cls(variables(values), config, ("--additional-config", json.dumps(config)))
         pairs = {
             "backend": "prefetch",
             "group-size": grouping.group_size,
             "num-in-group": grouping.num_in_group,
             "prefetch-step": candidate.prefetch_step,
         }
-        return cls({}, tuple(text for name, value in pairs.items() for text in (f"--offload-{name}", str(value))))
+        return cls(
+            None, None, tuple(text for name, value in pairs.items() for text in (f"--offload-{name}", str(value)))
+        )
 
 
 def settings(series: str, candidate: Candidate) -> dict[str, Any]:

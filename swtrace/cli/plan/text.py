@@ -54,7 +54,7 @@ def _print_plan(plan: SeriesPlan, source: str, console: Console) -> None:
     chosen = plan.chosen
     if chosen is not None and shares(chosen.candidate):
         to_copy = ToCopy.of(plan.key.name, chosen.candidate)
-        exported = " ".join(f"{name}={shlex.quote(value)}" for name, value in to_copy.environment.items())
+        exported = " ".join(f"{name}={shlex.quote(value)}" for name, value in (to_copy.environment or {}).items())
         if exported:
             console.print("\nTo use it, set this on every rank:")
             console.print(f"    {exported}", markup=False, soft_wrap=True)

@@ -14,7 +14,6 @@ from swtrace.diagnosis.rule import STALLS, About, Needs, Rule
 from swtrace.ledger.channel import SERIAL
 from swtrace.ledger.facts import SeriesFacts, StepFacts
 from swtrace.ledger.planning.repair import Part, Repair
-from swtrace.trace.identity import H2D
 from swtrace.units import milliseconds
 
 _TIGHT = 1.1
@@ -50,7 +49,7 @@ class Channel(Rule):
         alone = case.only_rank
         ranks = () if alone is None else (alone,)
         each = next(info.layer_term for info in known[-1].infos if info is not None)
-        offloaded = case.facts.ranks[0].info.kind == H2D
+        offloaded = case.facts.offloaded
         transfer = "Transfer" if alone is None else f"{case.on}{'copy' if offloaded else 'transfer'}"
         repair = Repair(Part.CHANNEL)
         channel_is = "the channel is" if alone is None else "copies keep the link" if offloaded else "its copier is"

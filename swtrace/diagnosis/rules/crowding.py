@@ -10,7 +10,6 @@ from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import Finding, Level
 from swtrace.diagnosis.rule import About, Needs, Rule
 from swtrace.ledger.readers import readers
-from swtrace.trace.identity import H2D
 from swtrace.units import milliseconds
 
 _CROWDED_FACTOR = 1.25
@@ -28,7 +27,7 @@ class Crowded(Rule):
 
     def find(self, case: Case) -> Iterator[Finding]:
         """Yield a finding about the judged rank of a pull series."""
-        if case.facts.ranks[0].info.kind == H2D:  # each rank reads its own memory
+        if case.facts.offloaded:  # each rank reads its own memory
             return
         known = readers(case.facts, case.regular)
         if known is None or not case.judged:

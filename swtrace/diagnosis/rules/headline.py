@@ -9,7 +9,6 @@ from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
 from swtrace.diagnosis.rule import About, Rule
 from swtrace.ledger.facts import Cause, SeriesRankFacts
-from swtrace.trace.identity import H2D
 
 _PLAN = "`swtrace plan` says which share of the layers and which prefetch step hide more."
 _OFFLOAD = (
@@ -35,7 +34,7 @@ class Headline(Rule):
         """Yield one finding about every shared series."""
         if not case.facts.shared:
             return
-        if case.bypassed and case.facts.ranks[0].info.kind == H2D:
+        if case.bypassed and case.facts.offloaded:
             yield Finding(
                 "bypassed",
                 Level.BAD,
@@ -68,7 +67,7 @@ def _hidden(case: Case) -> Finding:
     cause, advice = _main_cause(worst) if ratio >= HIDDEN_BELOW else ("", "")
     host = case.facts.host_of(worst.rank.rank)
     who = f"The most stalled rank ({worst.rank.rank}{host and ', '}{host})"
-    if len(case.facts.key.group_ranks) == 1 and worst.info.kind == H2D:
+    if len(case.facts.key.group_ranks) == 1 and worst.info.offloaded:
         who = f"Rank {worst.rank.rank}{host and ' on '}{host}"
     return Finding(
         kind,
@@ -103,5 +102,5 @@ def _main_cause(rank: SeriesRankFacts) -> tuple[str, str]:
     share = f"{100 * value / total:.0f} % of the stall"
     if cause is Cause.UNATTRIBUTED:
         return f" The cause is unknown for {share}.", ""
-    advice = _OFFLOAD if rank.info.kind == H2D else _ADVICE[cause]
+    advice = _OFFLOAD if rank.info.offloaded else _ADVICE[cause]
     return f" {units.words(cause).capitalize()} is the largest cause, {share}.", advice

@@ -11,7 +11,6 @@ from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import HIDDEN_BELOW, Finding, Level
 from swtrace.diagnosis.rule import STALLS, About, Needs, Rule
 from swtrace.ledger.facts import CAUSES, Cause
-from swtrace.trace.identity import H2D
 from swtrace.units import milliseconds
 
 DRY_BELOW_NS = 30_000
@@ -67,5 +66,5 @@ class LaunchBound(Rule):
             "so it had run out of work.",
             {"share": share, "median_lag_ns": float(np.median(lags)), "waits": len(lags)},
             ranks=(number,),
-            advice=_OFFLOAD if case.facts.ranks[0].info.kind == H2D else _ADVICE,
+            advice=_OFFLOAD if case.facts.offloaded else _ADVICE,
         )

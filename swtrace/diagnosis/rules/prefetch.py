@@ -12,7 +12,6 @@ from swtrace.diagnosis.rule import STALLS, About, Needs, Rule
 from swtrace.diagnosis.rules.channel import transfers_known
 from swtrace.ledger.planning.calibrate import calibrate
 from swtrace.placement import least_ahead
-from swtrace.trace.identity import H2D
 from swtrace.units import milliseconds
 
 _PREDICTED_FROM = 26
@@ -43,12 +42,10 @@ class OtherPrefetchStep(Rule):
             return
         k = info.prefetch_step
         tried = []
-        offloaded = info.kind == H2D
+        offloaded = info.offloaded
         largest = info.num_layers - (1 if offloaded else 2)
-        others = list(range(k + 1, min(k + _FURTHER, largest) + 1))
-        if offloaded and others:  # cheap to replay
-            others += range(others[-1] + 1, largest + 1)
-        for other in others:
+        last = largest if offloaded else min(k + _FURTHER, largest)  # offloaded layers are cheap to replay
+        for other in range(k + 1, last + 1):
             predicted = planner.forecast(replace(planner.measured.candidate, prefetch_step=other))
             if isinstance(predicted, str):
                 return
@@ -106,8 +103,8 @@ class EffectivePrefetchStep(Rule):
         found: dict[tuple[int, int], list[int]] = {}
         for rank in facts.ranks:
             effective, configured = rank.effective_prefetch_step, rank.info.prefetch_step
-            least = least_ahead(configured, rank.info.num_layers) if rank.info.kind == H2D else configured
-            if effective is not None and (effective < least or (effective > least == configured)):
+            least = least_ahead(configured, rank.info.num_layers) if rank.info.offloaded else configured
+            if effective is not None and not least <= effective <= configured:
                 found.setdefault((effective, configured), []).append(rank.rank.rank)
         for (effective, configured), ranks in found.items():
             ahead = units.counted(effective, facts.ranks[0].info.layer_term)
@@ -120,6 +117,6 @@ class EffectivePrefetchStep(Rule):
                 {"effective": effective, "configured": configured},
                 ranks=tuple(ranks),
                 advice="Check whether the forward skips offloaded layers, or runs them in another order."
-                if facts.ranks[0].info.kind == H2D
+                if facts.offloaded
                 else "Register the layers in the order in which the forward reaches them.",
             )

@@ -8,7 +8,6 @@ from swtrace import units
 from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import Finding, Level
 from swtrace.diagnosis.rule import About, Needs, Rule
-from swtrace.trace.identity import H2D
 from swtrace.trace.schema import Observed
 
 _NOTABLE = 0.05
@@ -135,13 +134,7 @@ class AbortedSteps(Rule):
         if not aborted:
             return
         issued = f"; the remaining {facts.moves} were still issued"
-        rest = (
-            ""
-            if facts.ranks[0].info.kind == H2D
-            else issued
-            if facts.shared
-            else " or did not reach all layers in order"
-        )
+        rest = "" if facts.offloaded else issued if facts.shared else " or did not reach all layers in order"
         yield Finding(
             "aborted",
             Level.WARNING,

@@ -9,7 +9,6 @@ from swtrace.ledger.planning.offload import OffloadPlanner
 from swtrace.ledger.planning.planner import Planner
 from swtrace.ledger.planning.shared import SharedPlanner
 from swtrace.profile import Profile
-from swtrace.trace.identity import H2D
 
 
 def calibrate(
@@ -30,6 +29,6 @@ def calibrate(
     Returns:
         None if there are too few consecutive steps that are complete, with every transfer attributed.
     """
-    if any(info is not None and info.kind == H2D for step in steps[-1:] for info in step.infos):
+    if any(info is not None and info.offloaded for step in steps[-1:] for info in step.infos):
         return OffloadPlanner.of(steps, scale_compute=scale_compute, bandwidth=bandwidth)
     return SharedPlanner.of(steps, profile, scale_compute=scale_compute, bandwidth=bandwidth)

@@ -21,7 +21,7 @@ from swtrace.ledger.rendezvous import RECEIVER, TREE
 from swtrace.placement import OWNED, rolling_window_count, source_rank, static_windows
 from swtrace.profile import Profile, Timing
 from swtrace.share import Share
-from swtrace.trace.identity import BROADCAST, H2D, PULL, SeriesInfo
+from swtrace.trace.identity import BROADCAST, PULL, SeriesInfo
 from swtrace.trace.schema import Clock
 
 _Float = npt.NDArray[np.float64]
@@ -96,7 +96,7 @@ class SharedPlanner(Planner):
         found = (consecutive(of_rank, FEWEST_STEPS + 1)[-(MOST_STEPS + 1) :] for of_rank in by_rank.values())
         runs = [run for run in found if len(run) > FEWEST_STEPS]
         infos = [next((info for info in run[0].infos if info is not None), None) for run in runs]
-        if not infos or infos[0] is None or infos[0].kind == H2D:
+        if not infos or infos[0] is None or infos[0].offloaded:
             return None
         info = infos[0]
         overhead = _overhead_ns(info.kind, profile, info.layer_bytes)
