@@ -184,7 +184,8 @@ def _run(rig: Rig, parameter: type[nn.Parameter], folder: Path, shape: Shape, co
     from vllm.model_executor.offloader import base, prefetch
 
     from swtrace.vllm.prefetch import PrefetchWatcher
-    from tests.support.vllm.watched_offloader import ledger_of, without_engine
+    from tests.support.offload_ring import ledger_of
+    from tests.support.vllm.watched_offloader import without_engine
 
     found = Run()
 

@@ -23,6 +23,7 @@ from swtrace.vllm import passing, prefetch
 from tests.support.device.simulated_device import SimulatedDevice
 from tests.support.device.simulated_work import DeviceClock
 from tests.support.offload_arithmetic import Durations, Plan
+from tests.support.offload_ring import ledger_of
 from tests.support.vllm.simulated_cuda import OffloadedModel
 
 
@@ -119,14 +120,3 @@ def without_engine(recorder: Recorder, device: Device, layers: int) -> Iterator[
             stack.enter_context(patch.object(prefetch, name, served))
         stack.enter_context(patch.object(passing, "record_model", lambda _config: None))
         yield
-
-
-def ledger_of(recorder: Recorder) -> Ledger:
-    """Return a ledger of what is in the ring of a rank with one series."""
-    ledger, key = Ledger(keep_untaken=1 << 20), recorder.identity.key
-    with RingReader.open(recorder.path) as reader:
-        ledger.add_rank(recorder.identity)
-        ledger.set_series(key, reader.series())
-        ledger.add(key, reader.read())
-    ledger.flush()
-    return ledger
