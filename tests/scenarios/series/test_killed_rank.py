@@ -15,7 +15,7 @@ import torch
 from torch import distributed as dist
 
 from swtrace.errors import PeerLostError
-from swtrace.series import RankGroup, Series, recording
+from swtrace.series import RankGroup, Series, post_processing, recording
 from swtrace.trace.recorder import Recorder
 from tests.support.patience import eventually, patience
 from tests.support.ranks import ranks, run_ranks
@@ -143,14 +143,20 @@ MOMENTS: dict[str, tuple[str, str]] = {
 """What the victim calls when it dies, and what the survivor says then."""
 
 
-def lose_at(rank: int, moment: str, tracing: str) -> str:
-    """Let rank 1 die at a moment of its life; return the error that ends rank 0."""
+def lose_at(rank: int, moment: str, tracing: str, connected: str) -> str:
+    """Let rank 1 die at a moment of its life; return the error that ends rank 0.
+
+    A rank may be connected a little before the other one is. So before they agree, it waits until both are: the
+    survivor then has a file of the name ``connected``.
+    """
     series = Series("s", RankGroup.world(), 2, 2 + LAYERS, recorder=_process_recorder if tracing == "traced" else None)
     stack = Stack(series, 2, true_weights(LAYERS))
     dist.barrier()
     if rank == 1:
         path, _, name = MOMENTS[moment][0].rpartition(".")
         setattr(pkgutil.resolve_name(path), name, die)
+    if moment == "before it agreed":
+        _when_connected(rank, Path(connected))
     try:
         with series.naming_dead_peers():
             dist.barrier()
@@ -169,6 +175,20 @@ def lose_at(rank: int, moment: str, tracing: str) -> str:
     return "nothing happened"
 
 
+def _when_connected(rank: int, connected: Path) -> None:
+    """Let rank 0 say that it is connected when it begins to agree, and rank 1 wait for that."""
+    then: Any = vars(post_processing)["agree"]
+
+    def agree(*arguments: Any, **options: Any) -> Any:
+        if rank == 0:
+            connected.touch()
+        else:
+            eventually(connected.exists, "the survivor is connected")
+        return then(*arguments, **options)
+
+    vars(post_processing)["agree"] = agree
+
+
 def _process_recorder(*arguments: Any) -> Recorder:
     return recording.process_recorder(*arguments)
 
@@ -179,7 +199,8 @@ def test_a_rank_is_named_whenever_it_dies(tmp_path: Path, moment: str, tracing: 
     """From its start on, whichever collective the survivor is in, and whether or not the victim had a ring."""
     if tracing == "untraced" and "ring" in moment:
         pytest.skip("no such moment")
-    with ranks(2, lose_at, moment, tracing, environment={"SWTRACE_DIR": str(tmp_path)}) as (survivor, _):
+    rings, connected = str(tmp_path / "rings"), str(tmp_path / "connected")
+    with ranks(2, lose_at, moment, tracing, connected, environment={"SWTRACE_DIR": rings}) as (survivor, _):
         message = survivor.result()
     assert message.startswith(f"series 's', rank 0, {MOMENTS[moment][1]}")
     assert "rank 1 died" in message
