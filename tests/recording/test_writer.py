@@ -20,7 +20,7 @@ from swtrace.recording import Recording
 from swtrace.recording.format import MAX_FRAME_RECORDS
 from swtrace.recording.tee import Tee
 from swtrace.recording.writer import FRAME_RECORDS, LEAST_BYTES, RecordingWriter
-from tests.support.patience import patience
+from tests.support.patience import eventually, patience
 from tests.support.ranks import fork_server
 from tests.support.recorded_run import RecordedRun
 from tests.support.schedules import key
@@ -131,8 +131,20 @@ def capture_for_ever(directory: Path, path: Path, begun: object) -> None:
                 time.sleep(0.005)
 
 
+def has_records(path: Path) -> bool:
+    """Whether a file that is being written holds records already."""
+    try:
+        with Recording.open(path) as recording:
+            return recording.records > 0
+    except RecordingFormatError:
+        return False
+
+
 def test_a_killed_recording_opens_and_only_its_tail_is_missing(tmp_path: Path) -> None:
-    """Each of 15 recordings killed at random instants opens, and holds every record up to some point without a gap."""
+    """Each of 15 recordings killed at random instants opens, and holds every record up to some point without a gap.
+
+    Every third is killed at any instant, even before its first frame; the others after it.
+    """
     seed = random.randrange(1 << 30)  # noqa: S311 - printed, so that a failure can be repeated
     print(f"seed {seed}")  # noqa: T201
     chance = random.Random(seed)  # noqa: S311 - as above
@@ -146,6 +158,9 @@ def test_a_killed_recording_opens_and_only_its_tail_is_missing(tmp_path: Path) -
         process = context.Process(target=capture_for_ever, args=(rings, path, begun))
         process.start()
         assert begun.wait(patience())
+        if trial % 3:
+            run.write()
+            eventually(lambda: has_records(path), "the first records in the file")
         for _ in range(chance.randint(0, 200)):
             run.write()
         os.kill(process.pid or 0, signal.SIGKILL)
