@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from swtrace.profile import Profile, Timing
-    from swtrace.series.probe import Extent, Outcome, Progress
+    from swtrace.series.probing.probe import Extent, Outcome, Progress
 
 _RANKS = 2
 _MAX_RANKS = 64
@@ -194,9 +194,9 @@ def _measure(
     from torch import distributed as dist
 
     from swtrace.series import RankGroup
-    from swtrace.series.device.copy_probe import HostCopies
     from swtrace.series.peer_loss import reason
-    from swtrace.series.probe import Extent, probe
+    from swtrace.series.probing.host_copies import HostCopies
+    from swtrace.series.probing.probe import Extent, probe
 
     torch.set_grad_enabled(False)
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

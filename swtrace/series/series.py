@@ -416,7 +416,7 @@ class Series:
         del work
         return_freed()
         if self._running_series is not None and self._settings.probe is not None:
-            from swtrace.series.probe import probe_at_start
+            from swtrace.series.probing.probe import probe_at_start
 
             with self.naming_dead_peers():
                 probe_at_start(self._constants.group, self.info, self._settings)

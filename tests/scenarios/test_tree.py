@@ -44,6 +44,7 @@ TESTED_THROUGH = {
     "swtrace/report/digest.py": "report/test_page.py",
     "swtrace/report/svg_charts.py": "report/test_page.py",
     "swtrace/series/group.py": "series/test_communicator.py",
+    "swtrace/series/probing/channels.py": "series/probing/test_probe.py",
     "swtrace/series/watched.py": "vllm/test_prefetch.py",
     "swtrace/vllm/passing.py": "vllm/test_prefetch.py",
     "swtrace/series/transport.py": "series/test_torch_transport.py",

@@ -5,27 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 import torch
 
-from swtrace.errors import TransportError
 from swtrace.profile import Profile
 from swtrace.series import RankGroup, Series
-from swtrace.series import probe as module
-from swtrace.series.probe import (
-    Beside,
-    BroadcastChannel,
-    Extent,
-    Memory,
-    Transfers,
-    _Block,
-    _covered,
-    _shifts,
-    probe,
-    stretch,
-)
+from swtrace.series.probing import probe as module
+from swtrace.series.probing.block import Transfers
+from swtrace.series.probing.channels import BroadcastChannel, Memory
+from swtrace.series.probing.probe import Extent, _Block, _shifts, probe
 from swtrace.settings import Settings
 from tests.support.ranks import run_ranks
 
@@ -91,7 +81,7 @@ def _probed(_rank: int, folder: str) -> Probed:
     outcome = probe(group, extent, settings, progress=lambda progress: kinds.add(progress.kind))
     torch.distributed.barrier()
     left = tuple(path.name for path in Path(folder).iterdir())
-    memory = Memory(group.rank_in_group, extent)
+    memory = Memory(group.rank_in_group, SIZES[-1], 2)
     channel = BroadcastChannel(group, memory, 60)
     transfers = Transfers(channel, SIZES[0], 2, 8)
     transfers.issue()
@@ -156,20 +146,6 @@ def test_a_probe_that_fails_does_not_keep_a_series_from_running(probed: list[Pro
     assert [each.steps for each in probed] == [1, 1]
 
 
-def test_a_stretch_is_what_transfers_cost_the_products_beside_them() -> None:
-    """10 ms of products took 13 ms, of which 6 ms were beside transfers: in these, 3 ms of work took twice as long."""
-    found = stretch([Beside(6_000_000, 13_000_000, 10_000_000)] * 3)
-    assert found is not None
-    assert found.p50 == pytest.approx(2.0)
-    assert found.p95 == pytest.approx(2.0)
-
-
-def test_a_stretch_is_unknown_where_transfers_are_short() -> None:
-    """A transfer of 20 us in 10 ms of products, whose own noise is larger, says nothing about its effect."""
-    assert stretch([Beside(20_000, 10_300_000, 10_000_000)]) is None
-    assert stretch([]) is None
-
-
 def test_clocks_of_two_hosts_are_aligned_by_transfers_in_both_directions() -> None:
     """Rank 1's clock is 5000 ns ahead; transfers take 100 ns each way, or longer."""
     ahead = _Block([5200, 5400], [10, 10], [5100, 5900], [0, 1], None)
@@ -180,36 +156,3 @@ def test_a_size_beyond_the_largest_that_is_asked_for_is_measured_too() -> None:
     """The exact size of a layer is timed beside the powers of four."""
     assert Extent.up_to(1 << 20, [3 << 20]).sizes == (64 * KIB, 256 * KIB, 1 << 20, 3 << 20)
     assert Extent.up_to(1000).sizes == (1000,)
-
-
-class _Ended:
-    """A channel whose transfers fail."""
-
-    name = family = "broadcast"
-    ready_ns = 0
-
-    def issue(self, *_: object) -> Any:
-        return self
-
-    def done(self) -> bool:
-        return True
-
-    def wait(self) -> None:
-        raise TransportError("the connection was closed by the peer")
-
-
-def test_a_transfer_that_fails_ends_the_wait_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lost rank is an error of the transfer, although nothing ever becomes ready."""
-    monkeypatch.setattr(module, "_LOOK_S", 0.01)
-    transfers = Transfers(_Ended(), 1, 2, 8)  # type: ignore[arg-type]
-    transfers.issue()
-    with pytest.raises(TransportError, match="closed by the peer"):
-        transfers.wait()
-
-
-def test_time_with_a_transfer_under_way_counts_once_where_transfers_overlap() -> None:
-    """[0, 10) and [5, 20) and [30, 40) cover 30 of the 50 ns, and 12 of those from 8 to 20."""
-    transfers = Transfers(_Ended(), 1, 1, 3)  # type: ignore[arg-type]
-    transfers.issued_ns, transfers.ready_ns = [0, 5, 30], [10, 20, 40]
-    assert _covered(transfers, 0, 50) == 30
-    assert _covered(transfers, 8, 20) == 12

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from swtrace.profile import Timing
-from swtrace.series.device import copy_probe
-from swtrace.series.device.copy_probe import WARM_UP, Copied, HostCopies, time_copies
+from swtrace.series.probing import host_copies
+from swtrace.series.probing.host_copies import WARM_UP, Copied, HostCopies, time_copies
 from tests.support.device.simulated_device import SimulatedDevice
 from tests.support.device.simulated_work import DeviceClock
 
@@ -41,8 +41,8 @@ class Copier:
 def copier(monkeypatch: pytest.MonkeyPatch) -> Copier:
     """Return a device that makes few copies of each size. The host sleeps in virtual time."""
     copier = Copier()
-    monkeypatch.setattr(copy_probe, "_BYTES", 64 * 8 * KIB)
-    monkeypatch.setattr(copy_probe, "sleep", lambda seconds: copier.device.host.advance(round(seconds * 1e9)))
+    monkeypatch.setattr(host_copies, "_BYTES", 64 * 8 * KIB)
+    monkeypatch.setattr(host_copies, "sleep", lambda seconds: copier.device.host.advance(round(seconds * 1e9)))
     return copier
 
 

@@ -15,45 +15,36 @@ import logging
 import os
 import secrets
 import socket
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from swtrace.errors import TransportError
 from swtrace.profile import Direction, Profile, Spread, Timing
 from swtrace.series.communicator import GLOO, backend
-from swtrace.series.device.copy_probe import HostCopies, time_copies
-from swtrace.series.pull.copier import Copier
-from swtrace.series.pull.publication import Publication, tensor_of
-from swtrace.series.torch_transport import TorchTransport
+from swtrace.series.probing.block import Beside, Compute, Transfers, stretch
+from swtrace.series.probing.channels import BroadcastChannel, Channel, Memory, PullChannel, pull_channel
+from swtrace.series.probing.host_copies import HostCopies, time_copies
 from swtrace.settings import Settings
-from swtrace.trace.clocks import now_ns, own_clock
+from swtrace.trace.clocks import own_clock
 from swtrace.trace.identity import BROADCAST, H2D, PULL
-from swtrace.trace.share_folder import ShareFolder, folder_name
 from swtrace.units import listed, size
 from swtrace.version import __version__
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from swtrace.series.group import Group
-    from swtrace.series.transport import OnReady, Operation
     from swtrace.trace.identity import SeriesInfo
 
 logger = logging.getLogger(__name__)
 
 SMALLEST = 64 << 10
 """Bytes of the smallest transfer that is timed by default; each further size is four times as large."""
-_REGION = 16 << 20
-"""Sources read from at least as much memory in turn, because the layers of a model are not in a cache either."""
 _ENOUGH = 200
 """Deliveries of a kind after which its spread is known well enough."""
 _BLOCK_NS = 50_000_000
@@ -66,14 +57,8 @@ _START_S = 3.0
 _START_CONCURRENT = (1, 2)
 _START_TIMEOUT_S = 60.0
 """At the start of a series: how long to measure, what, and how long to wait for a peer."""
-_LEAST = 0.2
-"""Share of the time in which transfers must be under way. Otherwise the noise of the products exceeds their effect."""
-_RESAMPLED, _HIGH = 100, 0.95
-"""How often blocks are resampled, and the share of them that must give a stretch."""
 _KNOWN = 2.0
 """A stretch is known if its 95 % quantile is below this multiple of its 5 % quantile."""
-_LOOK_S = 0.5
-"""How often to look for a transfer that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,293 +80,6 @@ class Extent:
             sizes.add(nbytes)
             nbytes *= 4
         return cls(tuple(sorted(sizes)) or (largest,), seconds=seconds)
-
-
-class Memory:
-    """What a rank sends from, and what it receives into."""
-
-    def __init__(self, own: int, extent: Extent) -> None:
-        """Fill the layers with the number of the rank."""
-        largest = extent.sizes[-1]
-        self.layers = torch.full((max(largest, _REGION),), own % 251, dtype=torch.uint8)
-        self.windows = torch.full((max(extent.concurrent) * largest,), 255, dtype=torch.uint8)
-
-
-class Channel(Protocol):
-    """One transport between the ranks, made for transfers of this probe."""
-
-    name: str
-    family: str
-
-    def source(self, index: int) -> int:
-        """Return the group rank that is the source of this rank's transfer with that number."""
-
-    def issue(self, index: int, nbytes: int, concurrent: int, on_ready: OnReady) -> Operation:
-        """Start a transfer of a block, of which ``concurrent`` are under way at once."""
-
-    def close(self) -> None:
-        """Release the transport."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Moved:
-    """A layer, as far as a transport needs it."""
-
-    position: int
-    source: int
-
-
-class BroadcastChannel:
-    """Broadcasts of a gloo communicator of its own."""
-
-    family = BROADCAST
-
-    def __init__(self, group: Group, memory: Memory, timeout_s: float) -> None:
-        """Make the communicator; all ranks must do so in the same order."""
-        self._transport = TorchTransport(group, description="swtrace:probe", timeout_s=timeout_s)
-        self.name = self._transport.name
-        self.gather = self._transport.gather
-        self._own, self._world = group.rank_in_group, group.world_size
-        self._memory = memory
-
-    def source(self, index: int) -> int:
-        """Return the rank whose turn it is."""
-        return index % self._world
-
-    def issue(self, index: int, nbytes: int, concurrent: int, on_ready: OnReady) -> Operation:
-        """Start a broadcast from this rank's layers, or into one of its windows."""
-        source = self.source(index)
-        if source == self._own:
-            buffer = _slot(self._memory.layers, nbytes, index)
-        else:
-            buffer = _slot(self._memory.windows, nbytes, index % concurrent)
-        return self._transport.issue(buffer, _Moved(0, source), on_ready)
-
-    def close(self) -> None:
-        """Release the communicator."""
-        self._transport.close()
-
-
-class PullChannel:
-    """Copies from the memory of the other ranks of this host."""
-
-    name = family = PULL
-
-    def __init__(self, folder: ShareFolder, group: Group, memory: Memory) -> None:
-        """Publish this rank's layers. :meth:`open` follows, once every rank has done so.
-
-        Raises:
-            TransportError: the folder cannot be used, or has no room.
-        """
-        self._folder = folder
-        self._own, self._world = group.rank_in_group, group.world_size
-        self._copier: Copier | None = None
-        self._origins: dict[int, Tensor] = {}
-        folder.join()
-        self._memory = memory
-        Publication(folder, self._own).publish(f"layer-{self._own}", memory.layers)
-
-    def open(self) -> None:
-        """Map the other ranks' layers and start the copier.
-
-        Raises:
-            TransportError: a rank has published none.
-        """
-        for rank in range(self._world):
-            if rank != self._own:
-                mapping = self._folder.map(f"layer-{rank}", self._memory.layers.nbytes, writable=False)
-                self._origins[rank] = tensor_of(mapping)
-        self._copier = Copier("swtrace-copier probe", lambda: None)
-
-    def source(self, index: int) -> int:
-        """Return the other rank whose turn it is."""
-        return (self._own + 1 + index % (self._world - 1)) % self._world
-
-    def issue(self, index: int, nbytes: int, concurrent: int, on_ready: OnReady) -> Operation:
-        """Start a copy into one of this rank's windows."""
-        origin = _slot(self._origins[self.source(index)], nbytes, index)
-        buffer = _slot(self._memory.windows, nbytes, index % concurrent)
-        return self._copier.copy(buffer, origin, on_ready)  # type: ignore[union-attr]
-
-    def close(self) -> None:
-        """Finish the copies and leave the folder."""
-        if self._copier is not None:
-            self._copier.close()
-        self._origins.clear()
-        self._folder.leave()
-
-
-def _slot(memory: Tensor, nbytes: int, index: int) -> Tensor:
-    begin = index % (memory.nbytes // nbytes) * nbytes
-    return memory[begin : begin + nbytes]
-
-
-# ---- one block on one rank -------------------------------------------------------------------------
-
-
-class Transfers:
-    """The transfers of a block on this rank."""
-
-    def __init__(self, channel: Channel, nbytes: int, concurrent: int, count: int, *, chained: bool = True) -> None:
-        """Prepare; :meth:`issue` starts the first ones.
-
-        Args:
-            channel: moves them.
-            nbytes: size of each.
-            concurrent: how many are under way at once.
-            count: how many there are.
-            chained: whether the thread that completes one issues the next; otherwise the caller does.
-        """
-        self._channel = channel
-        self._chained = chained
-        self._nbytes = nbytes
-        self._concurrent = concurrent
-        self._count = count
-        self._operations: list[Operation] = []
-        self._completed: list[int] = []
-        self._issuing = threading.Lock()
-        self._all_ready = threading.Event()
-        self.issued_ns: list[int] = []
-        self.calls_ns: list[int] = []
-        """Duration of each call that issued a transfer."""
-        self.ready_ns = [0] * count
-
-    def issue(self) -> None:
-        """Issue transfers until enough are under way, whichever thread calls this."""
-        while self._due() and self._issuing.acquire(blocking=False):  # else the thread that holds it looks again
-            try:
-                while self._due():
-                    index = len(self.issued_ns)
-                    begin = now_ns()
-                    self.issued_ns.append(begin)
-                    operation = self._channel.issue(index, self._nbytes, self._concurrent, self._observer(index))
-                    self.calls_ns.append(now_ns() - begin)
-                    self._operations.append(operation)
-            finally:
-                self._issuing.release()
-
-    def _due(self) -> bool:
-        return len(self.issued_ns) < min(self._count, len(self._completed) + self._concurrent)
-
-    def _observer(self, index: int) -> OnReady:
-        def observe(ready_ns: int) -> None:
-            self.ready_ns[index] = ready_ns
-            self._completed.append(index)
-            if len(self._completed) == self._count:
-                self._all_ready.set()
-            elif self._chained:
-                self.issue()
-
-        return observe
-
-    @property
-    def over(self) -> bool:
-        """Whether all are complete."""
-        return self._all_ready.is_set()
-
-    def wait(self) -> None:
-        """Block until all are complete.
-
-        Raises:
-            RuntimeError: one failed.
-        """
-        while not self._all_ready.wait(_LOOK_S):
-            self.look()
-
-    def look(self) -> None:
-        """Raise RuntimeError if a transfer failed."""
-        for operation in list(self._operations):
-            if operation.done():
-                operation.wait()
-
-
-class Beside(NamedTuple):
-    """What a rank computed in a block, in ns."""
-
-    beside: int
-    """For how long a transfer was under way."""
-    whole: int
-    """How long the products took."""
-    solo: float
-    """How long they take without transfers."""
-
-
-def stretch(blocks: Sequence[Beside]) -> Spread | None:
-    """Return how many times as long products take while a transfer is under way, with the spread over resampled blocks.
-
-    Without a transfer a product progresses at its own rate. So the work that is left for the time beside transfers is
-    ``solo - (whole - beside)``, summed over all blocks.
-
-    Returns:
-        None if transfers were under way for too little of the time to know it.
-    """
-    if sum(block.beside for block in blocks) <= _LEAST * sum(block.whole for block in blocks):
-        return None
-    random = Random(0)  # noqa: S311 (a bootstrap, no secret)
-    found = []
-    for _ in range(_RESAMPLED):
-        beside, whole, solo = map(sum, zip(*random.choices(blocks, k=len(blocks)), strict=True))
-        if (alone := solo - (whole - beside)) > 0:
-            found.append(beside / alone)
-    return Spread.of(found) if len(found) > _HIGH * _RESAMPLED else None
-
-
-class Compute:
-    """What a rank computes meanwhile: products of a few tokens with matrices that do not fit a cache, as in a decode.
-
-    A product takes about a tenth of a millisecond.
-    """
-
-    _WIDTH, _TOKENS, _MATRICES = 512, 8, 32
-    _REFERENCE = 64
-    """Products before a block, and again after it."""
-
-    def __init__(self) -> None:
-        """Make the matrices."""
-        self._matrices = [torch.rand(self._WIDTH, self._WIDTH) for _ in range(self._MATRICES)]
-        self._inputs = torch.rand(self._TOKENS, self._WIDTH)
-        self._output = torch.empty(self._TOKENS, self._WIDTH)
-        self._turn = 0
-
-    def _reference_ns(self) -> float:
-        """Return the mean duration of a product without transfers, in ns. All ranks compute at the same time."""
-        begin = now_ns()
-        for _ in range(self._REFERENCE):
-            self._multiply()
-        return (now_ns() - begin) / self._REFERENCE
-
-    def beside(self, transfers: Transfers) -> Beside:
-        """Issue transfers between products until they are complete; return what that did to the products."""
-        reference_ns = self._reference_ns()
-        transfers.issue()
-        begin = checked = now_ns()
-        number = 0
-        while not transfers.over:
-            self._multiply()
-            transfers.issue()
-            number += 1
-            if now_ns() - checked > _LOOK_S * 1e9:
-                checked = now_ns()
-                transfers.look()
-        end = now_ns()
-        reference_ns = (reference_ns + self._reference_ns()) / 2
-        return Beside(_covered(transfers, begin, end), end - begin, number * reference_ns)
-
-    def _multiply(self) -> None:
-        self._turn = (self._turn + 1) % self._MATRICES
-        torch.mm(self._inputs, self._matrices[self._turn], out=self._output)
-
-
-def _covered(transfers: Transfers, begin: int, end: int) -> int:
-    """Return for how many of these nanoseconds at least one transfer was under way on this rank."""
-    total, until = 0, begin
-    for issued, ready in sorted(zip(transfers.issued_ns, transfers.ready_ns, strict=True)):
-        total += max(0, min(ready, end) - max(issued, until))
-        until = max(until, ready)
-    return total
-
-
-# ---- all blocks on all ranks ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -466,7 +164,7 @@ def probe(
     if (name := backend(group)) != GLOO:
         raise TransportError(f"transfers between devices ({name}) cannot be timed yet")
     with ExitStack() as stack:
-        memory = Memory(group.rank_in_group, extent)
+        memory = Memory(group.rank_in_group, extent.sizes[-1], max(extent.concurrent))
         broadcast = BroadcastChannel(group, memory, settings.timeout_s)
         stack.callback(broadcast.close)
         gather = broadcast.gather
@@ -477,7 +175,7 @@ def probe(
         pulled: PullChannel | str
         one_clock = len({clock for _, clock, _ in about}) == 1
         if one_clock:
-            pulled = _pull_channel(group, memory, settings, gather, run=about[0][0])
+            pulled = pull_channel(group, memory, settings, gather, run=about[0][0])
         else:
             pulled = f"the ranks are on several hosts ({', '.join(hosts)})"
         if isinstance(pulled, str):
@@ -530,26 +228,6 @@ def probe_at_start(group: Group, info: SeriesInfo, settings: Settings) -> None:
             logger.warning(
                 "swtrace: SWTRACE_PROBE=%s: %s were not timed: %s", settings.probe, listed("rank", ranks), error
             )
-
-
-def _pull_channel(
-    group: Group, memory: Memory, settings: Settings, gather: Callable[[object], list[object]], *, run: str
-) -> PullChannel | str:
-    """Return a channel that pulls; on all ranks, the same reason why there is none."""
-    ranks = tuple(group.ranks)
-    channel, problem = None, ""
-    try:
-        path = settings.ring_directory() / folder_name(f"probe-{run}", "probe", ranks)
-        channel = PullChannel(ShareFolder(path, ranks, group.rank_in_group, settings.timeout_s), group, memory)
-    except TransportError as error:
-        problem = str(error)
-    problems = [str(each) for each in gather(problem) if each]
-    if not problems and channel is not None:
-        channel.open()
-        return channel
-    if channel is not None:
-        channel.close()
-    return problems[0]
 
 
 def _shifts(blocks: Sequence[_Block]) -> list[int]:

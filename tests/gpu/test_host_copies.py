@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from swtrace.series.device.copy_probe import WARM_UP, Copied, HostCopies
+from swtrace.series.probing.host_copies import WARM_UP, Copied, HostCopies
 
 LARGEST = 64 << 20
 
