@@ -58,6 +58,8 @@ def _longer(plan: SeriesPlan, prediction: Prediction) -> str:
     if unshared is None or unshared.step_ns is None or prediction.step_ns is None:
         return ""
     longer = prediction.step_ns.value / unshared.step_ns.value - 1
+    if units.ratio(abs(longer)) == units.ratio(0.0):
+        return ", and makes steps no longer"
     return f", and makes steps {units.ratio(abs(longer))} {'shorter' if longer < 0 else 'longer'}"
 
 
