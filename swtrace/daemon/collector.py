@@ -30,7 +30,7 @@ from swtrace.observing import Observation, ObservedRank
 from swtrace.observing.observation import SeriesEntry, series_key
 from swtrace.plan_file import Interval
 from swtrace.trace.identity import Planned, RankKey
-from swtrace.trace.ring_reader import Occupancy
+from swtrace.trace.marks import Occupancy
 from swtrace.version import __version__
 
 

@@ -17,7 +17,7 @@ from swtrace import units
 from swtrace.ledger.facts import SeriesFacts, SeriesKey
 from swtrace.observing.observation import ObservedRank, series_key
 from swtrace.trace.identity import RankKey, SeriesInfo
-from swtrace.trace.ring_reader import Progress
+from swtrace.trace.marks import Progress
 from swtrace.trace.schema import Collective, Stage
 
 

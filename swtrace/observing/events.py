@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from swtrace.ledger.alignment import Probe
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
+from swtrace.trace.marks import Marks, WindowState
 from swtrace.trace.records import Records
-from swtrace.trace.ring_reader import Marks, RingStatistics, WindowState
+from swtrace.trace.ring_reader import RingStatistics
 
 NO_ANCHOR = ClockAnchor(0, 0)
 NO_MARKS = Marks()

@@ -9,7 +9,7 @@ from swtrace.ledger.facts import LedgerFacts, RankFacts, SeriesKey, SeriesRankFa
 from swtrace.observing.events import RingState
 from swtrace.observing.origin import Link, OriginStatus
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
-from swtrace.trace.ring_reader import WindowState
+from swtrace.trace.marks import WindowState
 
 NO_FACTS = LedgerFacts(ranks=(), series=(), steps_untaken=0)
 

@@ -11,7 +11,8 @@ from swtrace.observing.events import RingsSeen, RingState
 from swtrace.recording import format as layout
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankKey
-from swtrace.trace.ring_reader import Marks, Occupancy, Progress, RingStatistics, WindowState
+from swtrace.trace.marks import Marks, Occupancy, Progress, WindowState
+from swtrace.trace.ring_reader import RingStatistics
 from swtrace.trace.schema import Collective, Stage
 
 

@@ -26,8 +26,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import struct
-from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +39,7 @@ from swtrace.trace.clocks import ClockAnchor, now_ns
 from swtrace.trace.directory import opened, ring_access_problem
 from swtrace.trace.header import RingHeader, decode_header, decode_series, writer_lives
 from swtrace.trace.identity import RankIdentity, SeriesInfo
+from swtrace.trace.marks import MARKS_BYTES, Marks, WindowState, decode_marks, decode_windows
 from swtrace.trace.records import Records
 
 _Words = npt.NDArray[np.uint64]
@@ -54,78 +53,13 @@ _RETRIES = 4
 _MAX_SEQUENCE = 1 << 62
 _SEQUENCE = schema.SEQUENCE_WORD
 _FIRST_KIND, _LAST_KIND, _STEP = int(min(schema.Kind)), int(max(schema.Kind)), int(schema.Kind.STEP)
+"""Plain integers, because NumPy takes ten times as long to compare with a member of an enumeration."""
 _INSTANTS = {_STEP: 3, int(schema.Kind.REQUEST): 1}
 """How many words at the beginning of a record are instants, where these are not four."""
-"""Plain integers, because NumPy takes ten times as long to compare with a member of an enumeration."""
-_MARKS = struct.Struct(
-    f"<{(schema.PROGRESS_OFFSET - schema.COLLECTIVE_OFFSET) // 8 + schema.SERIES_SLOTS * schema.PROGRESS_WORDS}Q"
-)
-"""From the rank's collective to the progress of its last series."""
-_COLLECTIVES, _STAGES = frozenset(map(int, schema.Collective)), frozenset(map(int, schema.Stage))
 _FIRST_SEQUENCE = schema.HEADER_BYTES + 8 * _SEQUENCE
 """Offset of the sequence number in slot 0."""
 _PROBE_EVERY = 16
 """Reads without a new record between two checks that the writer is alive."""
-
-
-class Occupancy(StrEnum):
-    """State of a window."""
-
-    FREE = "free"
-    INFLIGHT = "inflight"
-    """Issued, not ready."""
-    READY = "ready"
-    """Ready, not yet waited for."""
-    IN_USE = "in_use"
-    """Waited for, not yet issued again."""
-
-
-class WindowState(NamedTuple):
-    """One window at one moment. Instants not reached yet are 0."""
-
-    window: int
-    state: Occupancy
-    step: int
-    """The step that waits for the occupant, modulo 2**32."""
-    position: int
-    issued_ns: int
-    ready_ns: int
-    in_use_ns: int
-    since_ns: int
-    """When the window entered its state; 0 if unknown."""
-
-
-class Progress(NamedTuple):
-    """How far a rank's host is in a series at one moment."""
-
-    issued: int
-    """Number of broadcasts that it has issued."""
-    stage: schema.Stage
-    since_ns: int
-    """When it last issued one, stopped waiting, or began or ended a step; 0 before the first step."""
-    waiting: int = -1
-    """Position of the layer that it is blocked on; -1 if it is not."""
-    waiting_since_ns: int = 0
-    completed: int = 0
-    """On a device: steps that it is known to have completed."""
-    completed_ns: int = 0
-    """When that number was last seen to rise, or to be the number of steps launched; 0 unless on a device."""
-
-    @property
-    def in_step(self) -> bool:
-        """Whether the host is in a step, as far as its marks say."""
-        return self.stage is not schema.Stage.BETWEEN
-
-
-class Marks(NamedTuple):
-    """What a rank's host does at one moment, which its records show only once it is done."""
-
-    progress: tuple[Progress, ...] = ()
-    """By series, in the order of the rank's table."""
-    collective: schema.Collective | None = None
-    """The collective that the rank is in and that no series issued."""
-    collective_ns: int = 0
-    """When it entered that one or, if it is in none, left the last one; 0 before the first."""
 
 
 class RingStatistics(NamedTuple):
@@ -354,34 +288,13 @@ class RingReader(Closing):
         info = self._series[series]
         count = 0 if info.refused else info.window_count
         offset = schema.WINDOW_TABLE_OFFSET + self._first_windows[series] * schema.WINDOW_BYTES
-        table = self._table(offset, count)
-        for _ in range(_RETRIES):
-            again = self._table(offset, count)
-            if again == table:
-                break
-            table = again
-        words = np.frombuffer(table, records.WORDS).tolist()
-        return tuple(_window_state(window, *words[4 * window : 4 * window + 4]) for window in range(count))
+        return decode_windows(self._steady(offset, count * schema.WINDOW_BYTES))
 
     def marks(self) -> Marks:
         """Return what the rank's host was doing last."""
         if self._final_state:
             return self._final_state.marks
-        count = len(self._series)
-        words = self._mark_words()
-        for _ in range(_RETRIES):
-            again = self._mark_words()
-            if again == words:
-                break
-            words = again
-        kind, collective_ns = words[:2]
-        first = (schema.PROGRESS_OFFSET - schema.COLLECTIVE_OFFSET) // 8
-        places = range(first, first + count * schema.PROGRESS_WORDS, schema.PROGRESS_WORDS)
-        return Marks(
-            tuple(_progress(*words[place : place + schema.PROGRESS_WORDS]) for place in places),
-            schema.Collective(kind) if kind in _COLLECTIVES else None,
-            collective_ns,
-        )
+        return decode_marks(self._steady(schema.COLLECTIVE_OFFSET, MARKS_BYTES), len(self._series))
 
     # Records
 
@@ -656,58 +569,16 @@ class RingReader(Closing):
         whole = os.preadv(self._descriptor, [into.data], offset) // schema.RECORD_BYTES
         into[whole:] = 0
 
-    def _mark_words(self) -> tuple[int, ...]:
-        raw = os.pread(self._descriptor, _MARKS.size, schema.COLLECTIVE_OFFSET)
-        return _MARKS.unpack(raw.ljust(_MARKS.size, b"\0"))
-
-    def _table(self, offset: int, windows: int) -> bytes:
-        table = os.pread(self._descriptor, windows * schema.WINDOW_BYTES, offset)
-        return table.ljust(windows * schema.WINDOW_BYTES, b"\0")
+    def _steady(self, offset: int, nbytes: int) -> bytes:
+        """Return bytes that two reads in a row saw, or what the last read saw; what a truncated file lacks is 0."""
+        seen = os.pread(self._descriptor, nbytes, offset)
+        for _ in range(_RETRIES):
+            again = os.pread(self._descriptor, nbytes, offset)
+            if again == seen:
+                break
+            seen = again
+        return seen.ljust(nbytes, b"\0")
 
 
 def _signature(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _window_state(window: int, occupant: int, issued_ns: int, ready: int, in_use: int) -> WindowState:
-    generation = occupant >> schema.GENERATION_SHIFT
-    step, position = occupant & 0xFFFFFFFF, (occupant >> schema.POSITION_SHIFT) & 0xFFFF
-    if generation == 0:
-        return WindowState(window, Occupancy.FREE, 0, 0, 0, 0, 0, 0)
-    ready_ns = _instant(ready, generation, issued_ns)
-    in_use_ns = _instant(in_use, generation, issued_ns)
-    if 0 < in_use_ns < issued_ns or 0 < ready_ns < issued_ns:
-        # The writer has stored the next issued instant and not yet its occupant.
-        return WindowState(window, Occupancy.FREE, 0, 0, 0, 0, 0, 0)
-    state, since_ns = (
-        (Occupancy.IN_USE, in_use_ns)
-        if in_use_ns
-        else (Occupancy.READY, ready_ns)
-        if ready_ns
-        else (Occupancy.INFLIGHT, issued_ns)
-    )
-    return WindowState(window, state, step, position, issued_ns, ready_ns, in_use_ns, since_ns)
-
-
-def _instant(word: int, generation: int, issued_ns: int) -> int:
-    """Complete a 48-bit instant from the issued one; 0 for another generation."""
-    return _completed(word, issued_ns) if word >> schema.GENERATION_SHIFT == generation else 0
-
-
-def _completed(word: int, near_ns: int) -> int:
-    """Complete a 48-bit instant from one that is less than 1.5 days away."""
-    ahead = (word - near_ns) & schema.INSTANT_MASK
-    return near_ns + ahead - ((ahead >> (schema.GENERATION_SHIFT - 1)) << schema.GENERATION_SHIFT)
-
-
-def _progress(issued: int, since_ns: int, waiting: int, completed: int, completed_ns: int, *_unused: int) -> Progress:
-    stage = issued >> schema.STAGE_SHIFT
-    return Progress(
-        issued & schema.ISSUED_MASK,
-        schema.Stage(stage) if stage in _STAGES else schema.Stage.BETWEEN,
-        since_ns,
-        waiting >> schema.GENERATION_SHIFT if waiting else -1,
-        _completed(waiting, since_ns) if waiting else 0,
-        completed,
-        completed_ns,
-    )

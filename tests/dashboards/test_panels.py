@@ -14,7 +14,7 @@ from swtrace.diagnosis.finding import HIDDEN_BELOW, STALLED_ABOVE
 from swtrace.diagnosis.rules.straggler import HARMFUL
 from swtrace.ledger.facts import Cause
 from swtrace.ledger.ledger import DEFAULT_EPSILON_NS
-from swtrace.trace.ring_reader import Occupancy
+from swtrace.trace.marks import Occupancy
 from tests.support.grafana_json import FILES, ROOT, load, panels
 from tests.support.prometheus_process import alerts
 

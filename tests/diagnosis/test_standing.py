@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swtrace.diagnosis.standing import Doing, blockers, standings
-from swtrace.trace.ring_reader import Progress
+from swtrace.trace.marks import Progress
 from swtrace.trace.schema import Collective, Stage
 from tests.support.marked_ranks import Group, at, between
 from tests.support.schedules import key

@@ -27,7 +27,8 @@ from swtrace.observing.origin import Polled
 from swtrace.observing.roster import TOGETHER_NS, watch_rings
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankKey
-from swtrace.trace.ring_reader import Marks, Progress, RingStatistics
+from swtrace.trace.marks import Marks, Progress
+from swtrace.trace.ring_reader import RingStatistics
 from swtrace.trace.schema import Stage
 from tests.support.host_clocks import HOUR_NS, HostClock, Hosts
 from tests.support.schedules import key

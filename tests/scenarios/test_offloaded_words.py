@@ -23,7 +23,7 @@ from swtrace.cli.exit_codes import ExitCode
 from swtrace.diagnosis.diagnosis import verdict
 from swtrace.diagnosis.standing import standing
 from swtrace.spans.step_spans import StepSpans
-from swtrace.trace.ring_reader import Marks, Progress
+from swtrace.trace.marks import Marks, Progress
 from swtrace.trace.schema import Stage
 from tests.support.commands import checked
 from tests.support.daemon_threads import serving

@@ -22,7 +22,7 @@ from swtrace.recording import Recording
 from swtrace.recording.difference import difference
 from swtrace.selection import Selection
 from swtrace.spans.step_spans import StepSpans
-from swtrace.trace.ring_reader import Occupancy, WindowState
+from swtrace.trace.marks import Occupancy, WindowState
 from tests.support.commands import checked
 from tests.support.finished_steps import origins
 from tests.support.perfetto_reader import read

@@ -18,9 +18,10 @@ from swtrace.series.journal import RecordingJournal
 from swtrace.trace import records as columns
 from swtrace.trace.clocks import now_ns
 from swtrace.trace.identity import SeriesInfo
+from swtrace.trace.marks import Marks, Occupancy
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.request_link import RequestLink
-from swtrace.trace.ring_reader import Marks, Occupancy, RingReader
+from swtrace.trace.ring_reader import RingReader
 from swtrace.trace.schema import (
     MOST_REQUESTS,
     NO_WINDOW,

@@ -22,8 +22,9 @@ from swtrace.observing.events import (
 from swtrace.observing.origin import Link, OriginStatus, Polled
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
+from swtrace.trace.marks import Marks, Occupancy, Progress, WindowState
 from swtrace.trace.records import STEP, TRANSFER, Records
-from swtrace.trace.ring_reader import Marks, Occupancy, Progress, RingStatistics, WindowState
+from swtrace.trace.ring_reader import RingStatistics
 from swtrace.trace.schema import NO_WINDOW, Clock, Collective, Kind, Observed, Stage, TransferFlag, Untimed
 from tests.support import faulty_series
 from tests.support.faulty_series import NEVER, ORIGIN_NS, Fault, Floats, Run

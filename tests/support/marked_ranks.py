@@ -13,7 +13,8 @@ from swtrace.observing.events import RingState
 from swtrace.observing.observation import ObservedRank
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankIdentity, SeriesInfo
-from swtrace.trace.ring_reader import Marks, Progress, RingStatistics
+from swtrace.trace.marks import Marks, Progress
+from swtrace.trace.ring_reader import RingStatistics
 from swtrace.trace.schema import Collective, Stage
 from tests.support.feeding import feed, ledger
 from tests.support.schedules import RUN, key, simulate

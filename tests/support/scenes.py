@@ -21,7 +21,8 @@ from swtrace.observing import Link, Observation, ObservedRank, OriginStatus, Ros
 from swtrace.observing.events import RingState
 from swtrace.observing.observation import NO_FACTS
 from swtrace.trace.clocks import ClockAnchor
-from swtrace.trace.ring_reader import Occupancy, RingStatistics, WindowState
+from swtrace.trace.marks import Occupancy, WindowState
+from swtrace.trace.ring_reader import RingStatistics
 from tests.support.feeding import feed, ledger
 from tests.support.host_clocks import HOUR_NS, HostClock, Hosts
 from tests.support.patience import patience

@@ -28,7 +28,7 @@ from swtrace.ledger.recent import RecentSteps, steps_each
 from swtrace.ledger.stragglers import stragglers_in
 from swtrace.observing import Observation, ObservedRank
 from swtrace.trace.identity import RankKey
-from swtrace.trace.ring_reader import WindowState
+from swtrace.trace.marks import WindowState
 from swtrace.trace.schema import Phase, StepFlag
 from swtrace.units import counted
 

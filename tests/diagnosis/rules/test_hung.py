@@ -8,7 +8,7 @@ import pytest
 
 from swtrace.diagnosis.diagnosis import verdict
 from swtrace.diagnosis.finding import Finding, Level
-from swtrace.trace.ring_reader import Marks, Progress
+from swtrace.trace.marks import Marks, Progress
 from swtrace.trace.schema import Collective, Stage
 from tests.support.marked_ranks import NOW_NS, Group, S, at, between
 

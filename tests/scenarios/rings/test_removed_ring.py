@@ -11,8 +11,9 @@ import pytest
 
 from swtrace.trace.directory import ring_paths
 from swtrace.trace.liveness import ended_ranks
+from swtrace.trace.marks import Occupancy
 from swtrace.trace.recorder import Recorder, SeriesRecorder
-from swtrace.trace.ring_reader import Occupancy, RingReader, RingStatistics
+from swtrace.trace.ring_reader import RingReader, RingStatistics
 from tests.support.writer_process import check, identity, series_info, write
 
 

@@ -13,8 +13,9 @@ import pytest
 from swtrace.series.device.device_journal import CLOSE_PATIENCE_S, SHEETS, DeviceJournal
 from swtrace.series.journal import DEFAULT_EVERY
 from swtrace.trace import records as columns
+from swtrace.trace.marks import Progress
 from swtrace.trace.request_link import RequestLink
-from swtrace.trace.ring_reader import Progress, RingReader
+from swtrace.trace.ring_reader import RingReader
 from swtrace.trace.schema import RUN_STEPS, Clock, Kind, Observed, StepFlag, TransferFlag, Untimed
 from tests.support.device.expected import Durations
 from tests.support.device.lone_rank import ForwardDiedError, Program

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from swtrace.trace.ring_reader import Marks, RingReader
+from swtrace.trace.marks import Marks
+from swtrace.trace.ring_reader import RingReader
 from tests.support.patience import eventually
 
 

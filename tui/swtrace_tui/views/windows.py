@@ -7,7 +7,7 @@ from textual.strip import Strip
 
 from swtrace import units
 from swtrace.observing import Link
-from swtrace.trace.ring_reader import WindowState
+from swtrace.trace.marks import WindowState
 from swtrace_tui.actions import WINDOWS
 from swtrace_tui.canvas import Line, legend
 from swtrace_tui.palette import WINDOW_ABOUT, WINDOW_GLYPHS, WINDOW_NAMES, WINDOW_STATES, Palette
