@@ -25,6 +25,7 @@ MAX_GROUP = 4096
 MAX_CELLS = 1 << 20
 """Most layers times ranks of a series, because a reader may have to hold that many for each step."""
 _MAX_INT = (1 << 63) - 1
+_MAX_PARAMS = 1024
 MAX_TEXT = 2048
 """Most characters of one text in a ring."""
 
@@ -268,6 +269,7 @@ def _decode_offload(series: _Fields) -> Offload | None:
         num_in_group=fields.integer("num_in_group", 1, MAX_LAYERS),
         buffer_bytes=fields.integer("buffer_bytes", 0, 1 << 48),
         pinned=fields.boolean("pinned"),
+        params=fields.texts("params", _MAX_PARAMS),
     )
 
 
@@ -303,6 +305,12 @@ class _Fields:
         if type(value) is not str or len(value) > MAX_TEXT or not value.isprintable() or not (value or empty):
             raise RingFormatError(f"damaged ring ({name} is not valid text)")
         return value
+
+    def texts(self, name: str, length: int) -> tuple[str, ...]:
+        values = self._values.get(name)
+        if type(values) is not list or len(values) > length:
+            raise RingFormatError(f"damaged ring ({name} is not a list of up to {length} texts)")
+        return tuple(_Fields({name: value}).text(name, empty=False) for value in values)
 
     def integer(self, name: str, low: int, high: int, *, absent: int | None = None) -> int:
         value = self._values.get(name, absent)
@@ -368,6 +376,8 @@ def _encode(values: dict[str, Any]) -> bytes:
 def _printable(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _printable(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(each) for each in value]
     return printable(value) if isinstance(value, str) else value
 
 

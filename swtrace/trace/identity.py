@@ -173,6 +173,8 @@ class Offload:
     """Bytes of all buffers on the device."""
     pinned: bool
     """Whether the host's memory is pinned. Otherwise a copy blocks the host and is not asynchronous."""
+    params: tuple[str, ...] = ()
+    """Parts of the names of the parameters that are offloaded (``--offload-params``), sorted; empty: all parameters."""
 
 
 @dataclass(frozen=True, slots=True)

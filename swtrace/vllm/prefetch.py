@@ -122,6 +122,7 @@ class PrefetchWatcher(PassingOffloader):
                 num_in_group=self._chosen.num_in_group,
                 buffer_bytes=self._chosen.buffer_pool.total_bytes,
                 pinned=all(map(_pinned, offloaders)),
+                params=tuple(sorted(self._chosen.offload_params)),
             ),
         )
         recorder = process_recorder(propose_run_id(self._settings.run_id).run_id, rank, self._settings)

@@ -18,6 +18,8 @@ class Plan:
     steps: int = 4
     parameters: int = 1
     """Per layer."""
+    params: tuple[str, ...] = ()
+    """``--offload-params``: parts of the names of those that are offloaded; empty: all."""
     pinned: bool = True
     colliding: bool = False
     """Use the next index from before vllm#54975: slots collide if prefetch_step does not divide the ring."""

@@ -14,6 +14,7 @@ from swtrace.series.watched import WatchedCopies
 from swtrace.trace.identity import H2D, Offload, RankIdentity, SeriesInfo
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.ring_reader import RingReader
+from tests.support.device.quiet_machine import quiet_machine
 from tests.support.device.simulated_device import SimulatedDevice, SimulatedStream
 from tests.support.device.simulated_work import DeviceClock
 from tests.support.offload_arithmetic import Durations, Plan
@@ -40,7 +41,9 @@ def described(plan: Plan) -> SeriesInfo:
         owned_layers=0,
         kind=H2D,
         queue="stream",
-        offload=Offload(plan.group_size, plan.num_in_group, plan.prefetch_step * LAYER_BYTES, pinned=plan.pinned),
+        offload=Offload(
+            plan.group_size, plan.num_in_group, plan.prefetch_step * LAYER_BYTES, pinned=plan.pinned, params=plan.params
+        ),
     )
 
 
@@ -74,10 +77,11 @@ def offloading_ledger(folder: Path, plan: Plan, durations: Durations) -> Ledger:
             every=1,
         )
         ring = _Ring(plan, durations, device, copy_stream, copies)
-        for step in range(plan.steps):
-            with copies.step(tokens=1, requests=1):
-                ring.run(step)
-            device.wait_for_computes()
+        with quiet_machine():
+            for step in range(plan.steps):
+                with copies.step(tokens=1, requests=1):
+                    ring.run(step)
+                device.wait_for_computes()
         device.synchronise()
         copies.close()
         return ledger_of(recorder)

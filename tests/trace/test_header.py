@@ -208,15 +208,30 @@ def test_an_identity_without_a_workload_is_read() -> None:
 
 
 def test_how_layers_are_offloaded_comes_back() -> None:
-    """A reader knows the pattern and the buffers, and the memory that they take; a damaged entry is refused."""
-    offload = Offload(group_size=8, num_in_group=2, buffer_bytes=3 << 20, pinned=False)
+    """A reader knows the pattern and the buffers, and the memory that they take. A damaged entry is refused."""
+    offload = Offload(
+        group_size=8, num_in_group=2, buffer_bytes=3 << 20, pinned=False, params=("down_proj", "gate_up_proj")
+    )
     written = series_info(kind="h2d", queue="stream", offload=offload)
     info, _ = decode_series(encode_series(written, 0))
     assert info == written
     assert info.window_bytes == 3 << 20
-    entry = encode_series(written, 0)
-    document = json.loads(entry[SERIES_ENTRY.size :])
-    document["offload"]["pinned"] = 1
-    text = json.dumps(document).encode()
-    with pytest.raises(RingFormatError, match="pinned is neither true nor false"):
-        decode_series(SERIES_ENTRY.pack(len(text), zlib.crc32(text)) + text)
+    for name, value, says in (
+        ("pinned", 1, "pinned is neither true nor false"),
+        ("params", "down_proj", "params is not a list of up to 1024 texts"),
+        ("params", ["down_proj", 7], "params is not valid text"),
+        ("params", ["down\x1b[2J"], "params is not valid text"),
+    ):
+        document = json.loads(encode_series(written, 0)[SERIES_ENTRY.size :])
+        document["offload"][name] = value
+        text = json.dumps(document).encode()
+        with pytest.raises(RingFormatError, match=says):
+            decode_series(SERIES_ENTRY.pack(len(text), zlib.crc32(text)) + text)
+
+
+def test_names_of_parameters_that_a_terminal_cannot_show_are_replaced() -> None:
+    """A ring stays readable whatever names vLLM was given."""
+    offload = Offload(2, 1, 1 << 20, pinned=True, params=("a\x1b[2J",))
+    info, _ = decode_series(encode_series(series_info(kind="h2d", queue="stream", offload=offload), 0))
+    assert info.offload is not None
+    assert info.offload.params == ("a?[2J",)

@@ -80,6 +80,17 @@ def test_the_series_is_described(tmp_path: Path) -> None:
     one = 2 * 3 * 4  # float32
     assert (info.layer_bytes, info.window_bytes) == (one, 3 * one)
     assert info.extent == "12 of 24 layers offloaded"
+    assert info.offload.params == ()
+
+
+def test_of_the_parameters_only_those_that_vllm_offloads_count(tmp_path: Path) -> None:
+    """With ``--offload-params``, a copy moves what their names select, and the series says which names."""
+    plan = Plan(group_size=4, prefetch_step=2, parameters=3, params=("weight_2", "weight_0"))
+    with watched_model(tmp_path, plan, Durations()) as watched:
+        info = watched.run().series()
+    one = 2 * 2 * 3 * 4  # two of float32
+    assert (info.layer_bytes, info.window_bytes) == (one, 2 * one)
+    assert info.offload.params == ("weight_0", "weight_2")
 
 
 @pytest.mark.parametrize("plan", [Plan(), Plan(group_size=3, num_in_group=2, prefetch_step=2), Plan(prefetch_step=4)])

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 from swtrace.ledger.facts import SeriesKey, StepFacts
@@ -152,14 +153,14 @@ class ToCopy:
             config = additional_config(values)
             return cls(variables(values), config, ("--additional-config", json.dumps(config)))
         pairs = {
-            "backend": "prefetch",
-            "group-size": grouping.group_size,
-            "num-in-group": grouping.num_in_group,
-            "prefetch-step": candidate.prefetch_step,
+            "backend": ("prefetch",),
+            "params": grouping.params,
+            "group-size": (grouping.group_size,),
+            "num-in-group": (grouping.num_in_group,),
+            "prefetch-step": (candidate.prefetch_step,),
         }
-        return cls(
-            None, None, tuple(text for name, value in pairs.items() for text in (f"--offload-{name}", str(value)))
-        )
+        arguments = [(f"--offload-{name}", *map(str, values)) for name, values in pairs.items() if values]
+        return cls(None, None, tuple(chain.from_iterable(arguments)))
 
 
 def settings(series: str, candidate: Candidate) -> dict[str, Any]:

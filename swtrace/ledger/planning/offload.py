@@ -183,7 +183,7 @@ def own_settings(info: SeriesInfo) -> Candidate:
 
 
 def _grouping(offload: Offload) -> Grouping:
-    return Grouping(offload.group_size, offload.num_in_group)
+    return Grouping(offload.group_size, offload.num_in_group, offload.params)
 
 
 def candidates(info: SeriesInfo, prefetch_steps: Sequence[int]) -> Iterator[Candidate]:
@@ -193,8 +193,9 @@ def candidates(info: SeriesInfo, prefetch_steps: Sequence[int]) -> Iterator[Cand
     must be below the number of offloaded layers.
     """
     own, seen = own_settings(info), set()
+    params = own.grouping.params if own.grouping is not None else ()
     groupings = [
-        Grouping(size, count)
+        Grouping(size, count, params)
         for size in GROUP_SIZES
         for count in range(1, max(2, size) if size <= _LARGEST_FILLED else 2)
         if np.gcd(size, count) == 1

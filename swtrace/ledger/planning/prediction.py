@@ -25,6 +25,8 @@ class Grouping:
     """Decoder layers per group."""
     num_in_group: int
     """How many of each group are offloaded: the last ones."""
+    params: tuple[str, ...] = ()
+    """Parts of the names of these layers' parameters that are offloaded; empty: all parameters."""
 
     def __str__(self) -> str:
         """Return it in words: ``1 of 4``."""

@@ -124,7 +124,8 @@ def test_help_says_what_to_do_first() -> None:
 
 def test_offloaded_layers_are_planned_by_group(rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer, the page and JSON name vLLM's arguments, and nothing that only ranks that share have."""
-    offloading(rings, Offloading(group_size=4, steps=30), Durations(copy_ns=1_500_000))
+    names = ("down_proj", "gate_up_proj")
+    offloading(rings, Offloading(group_size=4, steps=30, params=names), Durations(copy_ns=1_500_000))
     monkeypatch.setenv("SWTRACE_DIR", str(rings))
     page = tmp_path / "plan.html"
     told = run_plan("--max-stall", "2%", "--html", page)[0]
@@ -134,12 +135,13 @@ def test_offloaded_layers_are_planned_by_group(rings: Path, tmp_path: Path, monk
     arguments = chosen["vllm_arguments"]
     assert series["answer"] == " ".join(told.partition("\n\n")[0].split())
     assert series["answer"].startswith("Offload ")
-    assert dict(zip(arguments[::2], arguments[1::2], strict=True)) == {
-        "--offload-backend": "prefetch",
-        "--offload-group-size": str(grouping["group_size"]),
-        "--offload-num-in-group": str(grouping["num_in_group"]),
-        "--offload-prefetch-step": str(chosen["prefetch_step"]),
-    }
+    assert arguments == [
+        *("--offload-backend", "prefetch"),
+        *("--offload-params", *names),
+        *("--offload-group-size", str(grouping["group_size"])),
+        *("--offload-num-in-group", str(grouping["num_in_group"])),
+        *("--offload-prefetch-step", str(chosen["prefetch_step"])),
+    ]
     assert (chosen["environment"], chosen["additional_config"]) == (None, None)
     assert chosen["stall_ratio"]["high"] <= 0.02
     glossary = r"<dt .*"

@@ -137,7 +137,9 @@ class OffloadedModel:
                     )
                 )
             before = base.get_offloader()
-            self.offloader = prefetch.PrefetchOffloader(plan.group_size, plan.num_in_group, plan.prefetch_step)
+            self.offloader = prefetch.PrefetchOffloader(
+                plan.group_size, plan.num_in_group, plan.prefetch_step, set(plan.params)
+            )
             stack.callback(base.set_offloader, before)
             base.set_offloader(self.offloader)
             if prepare is not None:

@@ -20,6 +20,7 @@ from swtrace.trace.identity import RankIdentity
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.ring_reader import RingReader
 from swtrace.vllm import passing, prefetch
+from tests.support.device.quiet_machine import quiet_machine
 from tests.support.device.simulated_device import SimulatedDevice
 from tests.support.device.simulated_work import DeviceClock
 from tests.support.offload_arithmetic import Durations, Plan
@@ -92,6 +93,7 @@ def watched_model(
         recorder = Recorder.create(folder, identity, records=1 << 15)
         stack.callback(recorder.close)
         stack.enter_context(without_engine(recorder, device, plan.layers))
+        stack.enter_context(quiet_machine())
         watched = WatchedModel(model, recorder)
         watcher: list[prefetch.PrefetchWatcher] = []
 
