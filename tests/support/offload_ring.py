@@ -118,6 +118,8 @@ class _Ring:
         for layer in self._plan.runs():
             position = self._positions.get(layer)
             if position is not None:
+                if self._plan.fallback and self._copied[position] <= step:
+                    self._copy(position)
                 self._copies.waits(position, partial(self._device.current_stream().wait_event, self._done[position]))
             self._device.compute(self._durations.compute(step, layer))
             if position is not None:
@@ -129,8 +131,11 @@ class _Ring:
             issued.record(self._device.current_stream())
             self._stream.wait_event(issued)
             with self._device.on(self._stream):
-                self._device.compute(self._durations.copy(self._copied[position], self._layers[position]))
+                work = self._device.compute(self._durations.copy(self._copied[position], self._layers[position]))
             self._done[position].record(self._stream)
             self._copied[position] += 1
+            if not self._plan.pinned:  # the call returns when the copy has ended
+                assert work.end_ns is not None
+                self._device.host.now_ns = max(self._device.host.now_ns, work.end_ns)
 
         self._copies.copies(position, copy)
