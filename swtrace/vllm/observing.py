@@ -51,7 +51,7 @@ class ObservingOffloader(PassingOffloader):
         Raises:
             RefusedError: a linear cannot be observed, and ``SWTRACE_STRICT=1``.
         """
-        modules: list[nn.Module] = self._chosen.wrap_modules(modules_generator, prefix)
+        modules = self._chosen_modules(modules_generator, prefix)
         if self._series is None and not prefix:  # with a prefix, they are layers of another modality
             self._observe(modules)
         return modules

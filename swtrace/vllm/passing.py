@@ -10,6 +10,10 @@ from swtrace.series.operations import forget
 from swtrace.vllm.worker_identity import record_model
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from torch import nn
+
     from swtrace.settings import Settings
 
 
@@ -33,3 +37,8 @@ class PassingOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent w
                 setattr(self, name, getattr(chosen, name))
         forget()
         record_model(vllm_config)
+
+    def _chosen_modules(self, modules_generator: Generator[nn.Module, None, None], prefix: str) -> list[nn.Module]:
+        """Let the chosen offloader build and wrap modules. In older versions of vLLM it takes no prefix."""
+        modules: list[nn.Module] = self._chosen.wrap_modules(modules_generator, *([prefix] if prefix else ()))
+        return modules

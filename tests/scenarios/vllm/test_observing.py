@@ -56,12 +56,23 @@ def passed_on() -> list[str]:
     offloader.sync_prev_onload()
     offloader.join_after_forward()
     offloader._start_prefetch(3)
+
+    class Older(BaseOffloader):  # type: ignore[misc,unused-ignore]
+        def wrap_modules(self, modules_generator: Any) -> list[nn.Module]:
+            called.append("wrap decoder layers")
+            return list(modules_generator)
+
+    assert ObservingOffloader(Settings(), config, Older())._chosen_modules((module for module in tower), "") == tower
     return called
 
 
 def test_calls_are_passed_on_to_the_offloader_that_vllm_chose(folder: Path) -> None:
-    """So that a model whose weights vLLM offloads can be observed; another modality's layers are not."""
-    assert fork_ranks(passed_on, (), folder) == (["wrap visual", "sync", "join", "prefetch 3"],)
+    """So that a model whose weights vLLM offloads can be observed; another modality's layers are not.
+
+    Offloaders of older versions take no prefix.
+    """
+    called = ["wrap visual", "sync", "join", "prefetch 3", "wrap decoder layers"]
+    assert fork_ranks(passed_on, (), folder) == (called,)
 
 
 def test_one_rank_is_observed_and_otherwise_left_alone(
