@@ -270,6 +270,7 @@ def _decode_offload(series: _Fields) -> Offload | None:
         buffer_bytes=fields.integer("buffer_bytes", 0, 1 << 48),
         pinned=fields.boolean("pinned"),
         params=fields.texts("params", _MAX_PARAMS),
+        any_prefetch_step=fields.boolean("any_prefetch_step"),
     )
 
 

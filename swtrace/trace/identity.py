@@ -175,6 +175,9 @@ class Offload:
     """Whether the host's memory is pinned. Otherwise a copy blocks the host and is not asynchronous."""
     params: tuple[str, ...] = ()
     """Parts of the names of the parameters that are offloaded (``--offload-params``), sorted; empty: all parameters."""
+    any_prefetch_step: bool = True
+    """Whether this vLLM fills no buffer too early, whatever the prefetch step. Before the fix of vllm#54975, it must
+    divide the number of offloaded layers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ class PrefetchWatcher(PassingOffloader):
 
     def wrap_modules(self, modules_generator: Generator[nn.Module, None, None], prefix: str = "") -> list[nn.Module]:
         """Let vLLM's offloader build and offload the decoder layers."""
-        self._modules = self._chosen.wrap_modules(modules_generator, prefix)
+        self._modules = self._chosen_modules(modules_generator, prefix)
         return self._modules
 
     def post_init(self) -> None:
@@ -91,6 +91,8 @@ class PrefetchWatcher(PassingOffloader):
 
     def _watch(self) -> None:
         """Describe what vLLM's offloader moves, and record it from now on."""
+        from vllm.model_executor.offloader import prefetch
+
         offloaders = self._chosen.module_offloaders
         if not offloaders:
             logger.warning("swtrace watches no copies: vLLM's prefetch offloader offloads no layer")
@@ -123,6 +125,7 @@ class PrefetchWatcher(PassingOffloader):
                 buffer_bytes=self._chosen.buffer_pool.total_bytes,
                 pinned=all(map(_pinned, offloaders)),
                 params=tuple(sorted(self._chosen.offload_params)),
+                any_prefetch_step=hasattr(prefetch, "_get_next_prefetch_index"),  # came with the fix of vllm#54975
             ),
         )
         recorder = process_recorder(propose_run_id(self._settings.run_id).run_id, rank, self._settings)

@@ -32,6 +32,12 @@ class Plan:
         """Return the absolute indexes of the offloaded layers."""
         return [n for n in range(self.layers) if n % self.group_size >= self.group_size - self.num_in_group]
 
+    @property
+    def collides(self) -> bool:
+        """Whether a layer is copied into a buffer that another one still needs."""
+        count = len(self.offloaded())
+        return self.colliding and count % min(self.prefetch_step, count) > 0
+
     def following(self, position: int) -> int:
         """Return which copy starts after a forward: the next in the same slot, and after the last one the first."""
         count, slots = len(self.offloaded()), self.prefetch_step

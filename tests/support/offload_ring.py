@@ -42,7 +42,12 @@ def described(plan: Plan) -> SeriesInfo:
         kind=H2D,
         queue="stream",
         offload=Offload(
-            plan.group_size, plan.num_in_group, plan.prefetch_step * LAYER_BYTES, pinned=plan.pinned, params=plan.params
+            plan.group_size,
+            plan.num_in_group,
+            plan.prefetch_step * LAYER_BYTES,
+            pinned=plan.pinned,
+            params=plan.params,
+            any_prefetch_step=not plan.colliding,
         ),
     )
 

@@ -210,7 +210,12 @@ def test_an_identity_without_a_workload_is_read() -> None:
 def test_how_layers_are_offloaded_comes_back() -> None:
     """A reader knows the pattern and the buffers, and the memory that they take. A damaged entry is refused."""
     offload = Offload(
-        group_size=8, num_in_group=2, buffer_bytes=3 << 20, pinned=False, params=("down_proj", "gate_up_proj")
+        group_size=8,
+        num_in_group=2,
+        buffer_bytes=3 << 20,
+        pinned=False,
+        params=("down_proj", "gate_up_proj"),
+        any_prefetch_step=False,
     )
     written = series_info(kind="h2d", queue="stream", offload=offload)
     info, _ = decode_series(encode_series(written, 0))
@@ -218,6 +223,7 @@ def test_how_layers_are_offloaded_comes_back() -> None:
     assert info.window_bytes == 3 << 20
     for name, value, says in (
         ("pinned", 1, "pinned is neither true nor false"),
+        ("any_prefetch_step", None, "any_prefetch_step is neither true nor false"),
         ("params", "down_proj", "params is not a list of up to 1024 texts"),
         ("params", ["down_proj", 7], "params is not valid text"),
         ("params", ["down\x1b[2J"], "params is not valid text"),

@@ -48,7 +48,7 @@ class OtherPrefetchStep(Rule):
         for other in range(k + 1, last + 1):
             predicted = planner.forecast(replace(planner.measured.candidate, prefetch_step=other))
             if isinstance(predicted, str):
-                return
+                continue
             tried.append((other, predicted))
             if predicted.stall_ratio.value < HIDDEN_BELOW:
                 break

@@ -123,8 +123,9 @@ class OffloadPlanner(Planner):
         own = self.measured.candidate
         if not self._offload.pinned:
             return "the host memory is not pinned, so copies block the host, and how long it computes is unknown"
-        if not layers or candidate == own:
-            return ""
+        collision = self._collision(candidate.prefetch_step, len(layers)) if layers else ""
+        if collision or not layers or candidate == own:
+            return collision
         named = _grouping(self._offload).share(self._info.start_layer, self._info.stack_layers)
         if candidate.share != own.share != named:
             return (
@@ -137,6 +138,15 @@ class OffloadPlanner(Planner):
                 "saves nothing"
             )
         return ""
+
+    def _collision(self, prefetch_step: int, count: int) -> str:
+        """Return why this vLLM would copy some of ``count`` layers into buffers that are still needed."""
+        if self._offload.any_prefetch_step or count % min(prefetch_step, count) == 0:
+            return ""
+        return (
+            f"prefetch step {prefetch_step} does not divide {count} offloaded layers, and this vLLM lacks the fix of "
+            "vllm#54975: some layers would run with the weights of another one"
+        )
 
     def _replay(self, candidate: Candidate, assumed: Assumed) -> Means:
         return Means.of([self._replayed(self._run, candidate, assumed)])

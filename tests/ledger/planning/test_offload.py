@@ -196,6 +196,17 @@ def test_as_many_buffers_as_layers_are_refused(tmp_path: Path) -> None:
     assert refused.step_ns is None
 
 
+def test_a_vllm_whose_slots_collide_gets_only_prefetch_steps_that_divide(tmp_path: Path) -> None:
+    """Before the fix of vllm#54975, another prefetch step gives wrong output, also if the run itself has it."""
+    for prefetch_step in (4, 5):
+        plan = replace(RUNS[1], group_size=2, prefetch_step=prefetch_step, colliding=True)  # 12 layers
+        planner = planned(tmp_path / str(prefetch_step), plan, Durations())
+        for candidate in candidates(described(plan), range(1, 13)):
+            layers = len(planner._layers(candidate.share))
+            wrong = layers > 0 and layers % min(candidate.prefetch_step, layers) > 0
+            assert ("vllm#54975" in planner.predict(candidate).refusal) == wrong, candidate
+
+
 def test_layers_without_weights_to_offload_leave_other_groups_unknown(tmp_path: Path) -> None:
     """With ``--offload-params``, vLLM leaves out layers that have none of these; what others have is not recorded."""
     steps = offloading(tmp_path, RUNS[1], Durations())

@@ -18,7 +18,7 @@ from swtrace.placement import refilled_by
 from tests.support.device.simulated_device import SimulatedDevice
 from tests.support.device.simulated_work import DeviceClock
 from tests.support.offload_arithmetic import Durations, Plan
-from tests.support.vllm.simulated_cuda import OffloadedModel
+from tests.support.vllm.simulated_cuda import FIXED, OffloadedModel, as_here
 from tests.support.vllm.watched_offloader import watched_model
 
 pytestmark = pytest.mark.vllm
@@ -27,8 +27,12 @@ pytestmark = pytest.mark.vllm
 def test_the_ring_is_refilled_in_vllms_order() -> None:
     for count in range(1, 30):
         for prefetch_step in range(1, 12):
+            if not FIXED and count % min(prefetch_step, count):
+                continue  # slots collide: no plan is made for these
             for position in range(count):
-                wanted = prefetch._get_next_prefetch_index(position, prefetch_step, count)
+                wanted = (position + prefetch_step) % count
+                if FIXED:
+                    wanted = prefetch._get_next_prefetch_index(position, prefetch_step, count)
                 assert refilled_by(position, prefetch_step, count) == wanted
 
 
@@ -60,11 +64,14 @@ def test_predictions_are_what_vllm_then_does(tmp_path: Path) -> None:
             num_in_group=grouping.num_in_group,
             prefetch_step=candidate.prefetch_step,
         )
-        predicted = planner.predict(candidate).step_ns
-        assert predicted is not None
-        assert predicted.value == pytest.approx(_step_ns(other, durations), rel=1e-6)
+        found = planner.predict(candidate)
+        if as_here(other).collides:
+            assert "does not divide" in found.refusal
+            continue
+        assert found.step_ns is not None
+        assert found.step_ns.value == pytest.approx(_step_ns(other, durations), rel=1e-6)
         compared += 1
-    assert compared > 50
+    assert compared > (50 if FIXED else 25)
 
 
 def _step_ns(plan: Plan, durations: Durations) -> float:

@@ -76,7 +76,10 @@ _LIBRARY: Any = torch.library.Library("vllm", "FRAGMENT")  # type: ignore[no-unt
 """Operators are gone when their library is."""
 
 
-def _register(op_name: str, op_func: Callable[..., None], mutates_args: Sequence[str]) -> None:
+def _register(
+    op_name: str, op_func: Callable[..., None], mutates_args: Sequence[str], fake_impl: object = None
+) -> None:
+    del fake_impl  # of older versions; needed only in compiled code
     schema = torch.library.infer_schema(op_func, mutates_args=mutates_args)
     _LIBRARY.define(op_name + schema)
     _LIBRARY.impl(op_name, op_func, dispatch_key="CompositeExplicitAutograd")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -92,6 +93,15 @@ def simulated_cuda(device: SimulatedDevice, copy_ns: CopyDuration, *, pinned: bo
         yield
 
 
+FIXED = hasattr(prefetch, "_get_next_prefetch_index")
+"""Whether this vLLM has the fix of vllm#54975."""
+
+
+def as_here(plan: Plan) -> Plan:
+    """Return the plan with the ring of this vLLM, in which slots collide before that fix."""
+    return plan if FIXED else replace(plan, colliding=True)
+
+
 class _Layer(nn.Module):
     def __init__(self, model: OffloadedModel, index: int, parameters: int) -> None:
         super().__init__()
@@ -109,7 +119,7 @@ class OffloadedModel:
     """Layers that vLLM's offloader wraps, driven eagerly. Use it inside :meth:`served`."""
 
     def __init__(self, plan: Plan, durations: Durations, device: SimulatedDevice) -> None:
-        self.plan, self.durations, self.device = plan, durations, device
+        self.plan, self.durations, self.device = as_here(plan), durations, device
         self.offloader: prefetch.PrefetchOffloader
         self.layers: list[nn.Module] = []
         self.origin_ns = 0
@@ -130,7 +140,7 @@ class OffloadedModel:
         plan = self.plan
         with ExitStack() as stack:
             stack.enter_context(simulated_cuda(self.device, self._copy_ns, pinned=plan.pinned))
-            if plan.colliding:
+            if plan.colliding and FIXED:
                 stack.enter_context(
                     patch.object(
                         prefetch, "_get_next_prefetch_index", lambda index, step, count: (index + step) % count
