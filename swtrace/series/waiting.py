@@ -11,7 +11,9 @@ The hooks outlive the series, so that using a linear after ``close`` is an error
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -59,6 +61,8 @@ class WaitingLayer:
         self._weight: Any = None
         self._bias: Any = None
         """Both are what ``nn.Linear``'s forward reads."""
+        self._read_by_apply: SimpleNamespace | None = None
+        """What vLLM's product of activation and weight reads of the layer in compiled code; None for other forwards."""
         self._handles = [
             layer.register_load_state_dict_pre_hook(self._before_loading),  # type: ignore[no-untyped-call]
         ]
@@ -101,6 +105,8 @@ class WaitingLayer:
         """Add the wait and the layer's own forward to the traced graph, or break the graph for them."""
         if not self._fits_in_graph(args, kwargs):
             return self._run_outside(*args, **kwargs)
+        if self._read_by_apply is not None:
+            return self._forward(*args, **kwargs)
         # A clone, because the graph claims to write to this tensor; the caller's memory may be read-only or shared.
         x = (args[0] if args else kwargs["input"]).clone()
         self._trace_wait(series, (x,), {})
@@ -114,7 +120,7 @@ class WaitingLayer:
         A custom forward, a parametrization, a pre-hook or autocast may compute with the weight alone, and nothing
         ties that to the wait. With gradients, the backward would be part of the graph.
         """
-        if not self._plain or type(self._layer).forward is not _LINEAR_FORWARD:
+        if not self._plain or (type(self._layer).forward is not _LINEAR_FORWARD and self._read_by_apply is None):
             return False
         floats = list(_tensors((*args, *kwargs.values())))
         if any(torch.is_autocast_enabled(tensor.device.type) for tensor in floats):
@@ -132,6 +138,12 @@ class WaitingLayer:
         if series is not None:
             if not is_compiling():
                 series.wait(self._layer_idx)
+            elif self._read_by_apply is not None:
+                x = args[0].clone()
+                self._trace_wait(series, (x,), {})
+                result = interception.original(self._read_by_apply, x, *args[1:], **kwargs)  # type: ignore[union-attr]
+                operations.follow(result, series.order_token)
+                return result
             elif not self._shown:
                 self._trace_wait(series, args, kwargs)
         return interception.original(layer, *args, **kwargs)  # type: ignore[union-attr]
@@ -147,6 +159,8 @@ class WaitingLayer:
         self._weight, self._bias = (dict.get(tables, name) for name in ("weight", "bias"))
         hooked = bool(layer._forward_pre_hooks)  # noqa: SLF001 (there is no public way)
         self._plain = not (self._shadowed is not None or hooked or is_parametrized(layer)) and self._weight is not None
+        if self._plain and self._bias is None and _multiplies_as_vllm(layer):
+            self._read_by_apply = SimpleNamespace(**{**vars(layer), "weight": self._weight})
         self._shown = shown
         if hooked and not shown:
             self._handles.append(layer.register_forward_pre_hook(self.before_forward, prepend=True))
@@ -217,6 +231,16 @@ class WaitingLayer:
 
     def _refuse_copy(self) -> NoReturn:
         self._refuse("cannot be copied or pickled; copy the model before it is registered")
+
+
+def _multiplies_as_vllm(layer: Any) -> bool:
+    """Return whether this is a linear of vLLM's whose weight is not quantized, and read only with its activation."""
+    linears: Any = sys.modules.get("vllm.model_executor.layers.linear")
+    if linears is None:
+        return False
+    plain = (linears.ReplicatedLinear, linears.ColumnParallelLinear, linears.RowParallelLinear)
+    method = getattr(layer, "quant_method", None)
+    return type(method) is linears.UnquantizedLinearMethod and any(type(layer).forward is one.forward for one in plain)
 
 
 def in_a_series(module: nn.Module) -> bool:

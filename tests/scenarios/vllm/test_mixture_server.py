@@ -63,6 +63,7 @@ def pair(folder: Path) -> Pair:
         2 * len(PROMPTS) * TOKENS + LONG,
         lambda environment: serve(here / "model", here / "shared", {**environment, **EXPERTS}, _talk),
         SWTRACE_SERIES=",".join(SERIES),
+        SWTRACE_TIME_EVERY="1",  # dummy steps are counted by their durations
     )
     return Pair(control, shared, samples)
 

@@ -13,7 +13,7 @@ from tests.support.vllm import original_names, quantized
 pytestmark = pytest.mark.vllm
 
 
-@pytest.mark.parametrize("eager", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["eager", "compiled"])
+@pytest.mark.parametrize("eager", [True, False], ids=["eager", "compiled"])
 def test_series_through_the_original_names(folder: Path, eager: bool) -> None:  # noqa: FBT001 (pytest's way)
     """The tokens are those without sharing, every layer is waited for in every step, and every step has its marks."""
     here = folder / f"original-{eager}"
