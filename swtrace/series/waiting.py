@@ -11,6 +11,7 @@ The hooks outlive the series, so that using a linear after ``close`` is an error
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -107,10 +108,14 @@ class WaitingLayer:
             return self._run_outside(*args, **kwargs)
         if self._read_by_apply is not None:
             return self._forward(*args, **kwargs)
-        # A clone, because the graph claims to write to this tensor; the caller's memory may be read-only or shared.
-        x = (args[0] if args else kwargs["input"]).clone()
+        x = args[0] if args else kwargs["input"]
+        return self._multiply_in_graph(series, x, lambda x: nn.functional.linear(x, self._weight, self._bias))
+
+    def _multiply_in_graph(self, series: Series, x: Tensor, multiply: Callable[[Tensor], Tensor]) -> Tensor:
+        """Add the wait and then the product of ``x`` and the weight to the traced graph."""
+        x = x.clone()  # the graph claims to write to this tensor; the caller's memory may be read-only or shared
         self._trace_wait(series, (x,), {})
-        result = nn.functional.linear(x, self._weight, self._bias)
+        result = multiply(x)
         operations.follow(result, series.order_token)
         return result
 
@@ -139,11 +144,8 @@ class WaitingLayer:
             if not is_compiling():
                 series.wait(self._layer_idx)
             elif self._read_by_apply is not None:
-                x = args[0].clone()
-                self._trace_wait(series, (x,), {})
-                result = interception.original(self._read_by_apply, x, *args[1:], **kwargs)  # type: ignore[union-attr]
-                operations.follow(result, series.order_token)
-                return result
+                multiply = functools.partial(interception.original, self._read_by_apply)  # type: ignore[union-attr]
+                return self._multiply_in_graph(series, args[0], lambda x: multiply(x, *args[1:], **kwargs))
             elif not self._shown:
                 self._trace_wait(series, args, kwargs)
         return interception.original(layer, *args, **kwargs)  # type: ignore[union-attr]
