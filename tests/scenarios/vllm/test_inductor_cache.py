@@ -50,25 +50,33 @@ def runs(compiled: Run, folder: Path) -> Runs:
     return made
 
 
-def _sources(ranks: tuple[Compiled, ...]) -> list[tuple[int, int]]:
-    return [(rank.found, rank.made) for rank in ranks]
+@pytest.fixture
+def graphs(runs: Runs) -> int:
+    """Return how many graphs this vLLM compiles of the model: 1, or in older versions 2."""
+    (graphs,) = {rank.made for rank in runs["off"]}
+    return graphs
 
 
 @pytest.mark.parametrize("name", ["off", "on", "another linear"])
-def test_other_waits_are_compiled_anew(runs: Runs, name: str) -> None:
-    """Code without waits, with waits, and with waits elsewhere is compiled each time, whatever the cache holds."""
-    assert _sources(runs[name]) == [(0, 1), (0, 1)]
+def test_other_waits_are_compiled_anew(runs: Runs, graphs: int, name: str) -> None:
+    """Code without waits, with waits, and with waits elsewhere is compiled each time, whatever the cache holds.
+
+    Of two graphs, one has no waits.
+    """
+    for rank in runs[name]:
+        assert rank.made >= 1
+        assert rank.found == graphs - rank.made
 
 
 @pytest.mark.parametrize("name", ["off again", "on again"])
-def test_a_repetition_runs_the_code_of_its_kind(runs: Runs, name: str) -> None:
+def test_a_repetition_runs_the_code_of_its_kind(runs: Runs, graphs: int, name: str) -> None:
     """The same model with the same settings is not compiled again: the cache is really read."""
-    assert _sources(runs[name]) == [(1, 0), (1, 0)]
+    assert {(rank.found, rank.made) for rank in runs[name]} == {(graphs, 0)}
 
 
-def test_another_prefetch_step_is_the_same_code(runs: Runs) -> None:
+def test_another_prefetch_step_is_the_same_code(runs: Runs, graphs: int) -> None:
     """The code says where to reach and wait, but not how far ahead, so another prefetch step reuses it."""
-    assert _sources(runs["step 0"]) == [(1, 0), (1, 0)]
+    assert {(rank.found, rank.made) for rank in runs["step 0"]} == {(graphs, 0)}
 
 
 @pytest.mark.parametrize("name", ["on", "off again", "on again", "step 0"])
