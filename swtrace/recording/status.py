@@ -61,6 +61,7 @@ def unpack_status(raw: bytes, ranks: Mapping[int, RankKey]) -> RingsSeen:
 
 
 def _ring(entry: Mapping[str, Any], ranks: Mapping[int, RankKey]) -> RingState:
+    collective, collective_ns = entry["collective"]
     return RingState(
         rank=ranks[entry["rank"]],
         alive=bool(entry["alive"]),
@@ -79,8 +80,8 @@ def _ring(entry: Mapping[str, Any], ranks: Mapping[int, RankKey]) -> RingState:
                 Progress(int(issued), Stage(stage), *(int(value) for value in values))
                 for issued, stage, *values in entry["progress"]
             ),
-            Collective(entry["collective"][0]) if entry["collective"][0] else None,
-            int(entry["collective"][1]),
+            Collective(collective) if collective else None,
+            int(collective_ns),
         ),
         closed_series=frozenset(int(index) for index in entry.get("closed_series", ())),
         taken_ns=int(entry["taken_ns"]),

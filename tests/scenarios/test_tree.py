@@ -40,7 +40,6 @@ TESTED_THROUGH = {
     "swtrace/ledger/planning/shared.py": "ledger/planning/test_planner.py",
     "swtrace/observing/events.py": "observing/test_roster.py",
     "swtrace/observing/observation.py": "observing/test_roster.py",
-    "swtrace/recording/status.py": "recording/test_reader.py",
     "swtrace/report/digest.py": "report/test_page.py",
     "swtrace/report/svg_charts.py": "report/test_page.py",
     "swtrace/series/group.py": "series/test_communicator.py",
