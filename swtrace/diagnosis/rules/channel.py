@@ -11,6 +11,7 @@ from swtrace import units
 from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import Finding, Level
 from swtrace.diagnosis.rule import STALLS, About, Needs, Rule
+from swtrace.diagnosis.rules.offloading import FEWER, that_divides
 from swtrace.ledger.channel import SERIAL
 from swtrace.ledger.facts import SeriesFacts, StepFacts
 from swtrace.ledger.planning.repair import Part, Repair
@@ -18,8 +19,6 @@ from swtrace.units import milliseconds
 
 _TIGHT = 1.1
 """Transfer and compute that differ by a smaller factor count as equal."""
-
-_OFFLOAD_FEWER = "Offload fewer layers: a smaller `--offload-num-in-group` or a larger `--offload-group-size`."
 
 
 class Channel(Rule):
@@ -48,7 +47,8 @@ class Channel(Rule):
         numbers = {"transfer_ns_per_layer": per_layer, "compute_ns_per_layer": computed}
         alone = case.only_rank
         ranks = () if alone is None else (alone,)
-        each = next(info.layer_term for info in known[-1].infos if info is not None)
+        info = next(info for info in known[-1].infos if info is not None)
+        each = info.layer_term
         offloaded = case.facts.offloaded
         transfer = "Transfer" if alone is None else f"{case.on}{'copy' if offloaded else 'transfer'}"
         repair = Repair(Part.CHANNEL)
@@ -63,7 +63,7 @@ class Channel(Rule):
                 ranks=ranks,
                 advice="Share fewer layers or a smaller linear, or use a faster transport."
                 if alone is None
-                else _OFFLOAD_FEWER
+                else f"{FEWER}."
                 if offloaded
                 else "Share fewer layers or a smaller linear.",
                 repair=repair,
@@ -76,7 +76,7 @@ class Channel(Rule):
                 f"{each}: any jitter in either becomes a stall.",
                 numbers,
                 ranks=ranks,
-                advice=f"{_OFFLOAD_FEWER} A larger `--offload-prefetch-step` absorbs jitter."
+                advice=f"{FEWER}, or absorb jitter with a larger `--offload-prefetch-step`{that_divides(info)}."
                 if offloaded
                 else "Share fewer layers or a smaller linear, or raise the prefetch step to absorb jitter.",
                 repair=repair,

@@ -8,13 +8,10 @@ from swtrace import units
 from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
 from swtrace.diagnosis.rule import About, Rule
+from swtrace.diagnosis.rules.offloading import FEWER, that_divides
 from swtrace.ledger.facts import Cause, SeriesRankFacts
 
 _PLAN = "`swtrace plan` says which share of the layers and which prefetch step hide more."
-_OFFLOAD = (
-    "Offload fewer layers (a smaller `--offload-num-in-group` or a larger `--offload-group-size`), or start copies "
-    "earlier (a larger `--offload-prefetch-step`)."
-)
 _ADVICE = {
     Cause.TRANSFER: _PLAN,
     Cause.BACKLOG: _PLAN,
@@ -102,5 +99,8 @@ def _main_cause(rank: SeriesRankFacts) -> tuple[str, str]:
     share = f"{100 * value / total:.0f} % of the stall"
     if cause is Cause.UNATTRIBUTED:
         return f" The cause is unknown for {share}.", ""
-    advice = _OFFLOAD if rank.info.offloaded else _ADVICE[cause]
+    advice = _ADVICE[cause]
+    if rank.info.offloaded:
+        larger = f"a larger `--offload-prefetch-step`{that_divides(rank.info)}"
+        advice = f"{FEWER}, or start copies earlier ({larger})."
     return f" {units.words(cause).capitalize()} is the largest cause, {share}.", advice

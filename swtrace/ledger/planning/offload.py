@@ -144,7 +144,7 @@ class OffloadPlanner(Planner):
         if self._offload.any_prefetch_step or count % min(prefetch_step, count) == 0:
             return ""
         return (
-            f"prefetch step {prefetch_step} does not divide {count} offloaded layers, and this vLLM lacks the fix of "
+            "the prefetch step does not divide the number of offloaded layers, and this vLLM lacks the fix of "
             "vllm#54975: some layers would run with the weights of another one"
         )
 
