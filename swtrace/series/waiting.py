@@ -63,7 +63,9 @@ class WaitingLayer:
         self._bias: Any = None
         """Both are what ``nn.Linear``'s forward reads."""
         self._read_by_apply: SimpleNamespace | None = None
-        """What vLLM's product of activation and weight reads of the layer in compiled code; None for other forwards."""
+        """What the quant method reads of the layer in compiled code, where :attr:`_through_apply` is set."""
+        self._through_apply: Any = None
+        """The forward of the layer's class, if it is one of vLLM's that reads a weight only through ``apply``."""
         self._handles = [
             layer.register_load_state_dict_pre_hook(self._before_loading),  # type: ignore[no-untyped-call]
         ]
@@ -106,7 +108,7 @@ class WaitingLayer:
         """Add the wait and the layer's own forward to the traced graph, or break the graph for them."""
         if not self._fits_in_graph(args, kwargs):
             return self._run_outside(*args, **kwargs)
-        if self._read_by_apply is not None:
+        if self._through_apply is not None:
             return self._forward(*args, **kwargs)
         x = args[0] if args else kwargs["input"]
         return self._multiply_in_graph(series, x, lambda x: nn.functional.linear(x, self._weight, self._bias))
@@ -125,7 +127,12 @@ class WaitingLayer:
         A custom forward, a parametrization, a pre-hook or autocast may compute with the weight alone, and nothing
         ties that to the wait. With gradients, the backward would be part of the graph.
         """
-        if not self._plain or (type(self._layer).forward is not _LINEAR_FORWARD and self._read_by_apply is None):
+        forward: Any = type(self._layer).forward
+        if forward is not _LINEAR_FORWARD and forward is not self._through_apply:
+            return False
+        if forward is self._through_apply and getattr(self._layer.quant_method, APPLY) is not self._interception:
+            return False  # replaced since
+        if not self._plain:
             return False
         floats = list(_tensors((*args, *kwargs.values())))
         if any(torch.is_autocast_enabled(tensor.device.type) for tensor in floats):
@@ -143,7 +150,7 @@ class WaitingLayer:
         if series is not None:
             if not is_compiling():
                 series.wait(self._layer_idx)
-            elif self._read_by_apply is not None:
+            elif args and self._through_apply is not None and self._fits_in_graph(args, kwargs):
                 multiply = functools.partial(interception.original, self._read_by_apply)  # type: ignore[union-attr]
                 return self._multiply_in_graph(series, args[0], lambda x: multiply(x, *args[1:], **kwargs))
             elif not self._shown:
@@ -161,7 +168,8 @@ class WaitingLayer:
         self._weight, self._bias = (dict.get(tables, name) for name in ("weight", "bias"))
         hooked = bool(layer._forward_pre_hooks)  # noqa: SLF001 (there is no public way)
         self._plain = not (self._shadowed is not None or hooked or is_parametrized(layer)) and self._weight is not None
-        if self._plain and self._bias is None and _multiplies_as_vllm(layer):
+        if self._bias is None and is_unquantized(layer) and reads_through_apply(layer):
+            self._through_apply = type(layer).forward
             self._read_by_apply = SimpleNamespace(**{**vars(layer), "weight": self._weight})
         self._shown = shown
         if hooked and not shown:
@@ -235,14 +243,24 @@ class WaitingLayer:
         self._refuse("cannot be copied or pickled; copy the model before it is registered")
 
 
-def _multiplies_as_vllm(layer: Any) -> bool:
-    """Return whether this is a linear of vLLM's whose weight is not quantized, and read only with its activation."""
-    linears: Any = sys.modules.get("vllm.model_executor.layers.linear")
+def reads_through_apply(layer: nn.Module) -> bool:
+    """Return whether this is a linear of vLLM whose forward reads its weight only through its quant method."""
+    linears = _vllm_linears()
     if linears is None:
         return False
     plain = (linears.ReplicatedLinear, linears.ColumnParallelLinear, linears.RowParallelLinear)
-    method = getattr(layer, "quant_method", None)
-    return type(method) is linears.UnquantizedLinearMethod and any(type(layer).forward is one.forward for one in plain)
+    return any(type(layer).forward is one.forward for one in plain)
+
+
+def is_unquantized(layer: nn.Module) -> bool:
+    """Return whether this is a linear of vLLM whose quant method only multiplies the activation by the weight."""
+    linears = _vllm_linears()
+    return linears is not None and type(getattr(layer, "quant_method", None)) is linears.UnquantizedLinearMethod
+
+
+def _vllm_linears() -> Any:
+    """Return vLLM's module of linears; None where it is not loaded, so that no layer can be one of them."""
+    return sys.modules.get("vllm.model_executor.layers.linear")
 
 
 def in_a_series(module: nn.Module) -> bool:

@@ -37,10 +37,7 @@ from typing import NamedTuple
 from swtrace.errors import RingCreateError, RingFullError, TraceError
 from swtrace.trace import schema
 from swtrace.trace.clocks import ClockAnchor, boot_id, clock_offset, now_ns
-from swtrace.trace.directory import (
-    DEFAULT_KEEP_S,
-    ring_name,
-)
+from swtrace.trace.directory import DEFAULT_KEEP_S, ring_name
 from swtrace.trace.header import MAX_TEXT, RingHeader, encode_header, encode_series, file_bytes, printable
 from swtrace.trace.identity import RankIdentity, SeriesInfo, Workload
 from swtrace.trace.request_link import RequestLink

@@ -9,6 +9,7 @@ from vllm.platforms import current_platform
 
 from swtrace.errors import RegistrationError
 from swtrace.series.operations import reach, wait
+from swtrace.series.waiting import reads_through_apply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -43,8 +44,6 @@ class Hooks:
         LoRA calls ``quant_method.apply`` directly, and some fused linears read their weight without it. A second wait
         in a step does nothing. The quant method must belong to this linear alone.
         """
-        from vllm.model_executor.layers import linear as linears
-
         method = linear.quant_method
         apply: Callable[..., Any] = method.apply
 
@@ -53,9 +52,8 @@ class Hooks:
             return apply(layer_, x, *args, **kwargs)
 
         self._replace(method, "apply", apply_after_wait)
-        plain = (linears.ReplicatedLinear, linears.ColumnParallelLinear, linears.RowParallelLinear)
-        if any(type(linear).forward is one.forward for one in plain):
-            return  # these read their weight only through apply
+        if reads_through_apply(linear):
+            return
         forward = linear.forward
 
         def forward_after_wait(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
