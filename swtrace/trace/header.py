@@ -25,7 +25,7 @@ MAX_GROUP = 4096
 MAX_CELLS = 1 << 20
 """Most layers times ranks of a series, because a reader may have to hold that many for each step."""
 _MAX_INT = (1 << 63) - 1
-_MAX_PARAMS = 1024
+_MAX_PARAMS = schema.SERIES_SLOT_BYTES // len('"",')
 MAX_TEXT = 2048
 """Most characters of one text in a ring."""
 
@@ -167,7 +167,7 @@ def encode_series(info: SeriesInfo, first_window: int) -> bytes:
     for characters, with_plan in _ATTEMPTS:
         described = asdict(info if with_plan else replace(info, planned=None))
         named = info.untraced if characters is not None else ()
-        untraced = [{"rank": rank.rank, "reason": printable(rank.reason)[:characters]} for rank in named]
+        untraced = [{"rank": rank.rank, "reason": rank.reason[:characters]} for rank in named]
         fields = {**described, "layers": _mask(info), "untraced": untraced, "first_window": first_window}
         text = _encode(fields)
         if schema.SERIES_ENTRY.size + len(text) <= schema.SERIES_SLOT_BYTES:
@@ -270,7 +270,7 @@ def _decode_offload(series: _Fields) -> Offload | None:
         buffer_bytes=fields.integer("buffer_bytes", 0, 1 << 48),
         pinned=fields.boolean("pinned"),
         params=fields.texts("params", _MAX_PARAMS),
-        any_prefetch_step=fields.boolean("any_prefetch_step"),
+        slots_may_collide=fields.boolean("slots_may_collide"),
     )
 
 
@@ -311,7 +311,7 @@ class _Fields:
         values = self._values.get(name)
         if type(values) is not list or len(values) > length:
             raise RingFormatError(f"damaged ring ({name} is not a list of up to {length} texts)")
-        return tuple(_Fields({name: value}).text(name, empty=False) for value in values)
+        return tuple(_Fields({name: value}).text(name) for value in values)
 
     def integer(self, name: str, low: int, high: int, *, absent: int | None = None) -> int:
         value = self._values.get(name, absent)

@@ -175,9 +175,9 @@ class Offload:
     """Whether the host's memory is pinned. Otherwise a copy blocks the host and is not asynchronous."""
     params: tuple[str, ...] = ()
     """Parts of the names of the parameters that are offloaded (``--offload-params``), sorted; empty: all parameters."""
-    any_prefetch_step: bool = True
-    """Whether this vLLM fills no buffer too early, whatever the prefetch step. Before the fix of vllm#54975, it must
-    divide the number of offloaded layers."""
+    slots_may_collide: bool = False
+    """Whether this vLLM (before vllm#54975) copies layers into buffers that are still needed, if the prefetch step is
+    smaller than the number of offloaded layers and does not divide it."""
 
 
 @dataclass(frozen=True, slots=True)

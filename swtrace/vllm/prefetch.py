@@ -125,7 +125,7 @@ class PrefetchWatcher(PassingOffloader):
                 buffer_bytes=self._chosen.buffer_pool.total_bytes,
                 pinned=all(map(_pinned, offloaders)),
                 params=tuple(sorted(self._chosen.offload_params)),
-                any_prefetch_step=hasattr(prefetch, "_get_next_prefetch_index"),  # came with the fix of vllm#54975
+                slots_may_collide=not hasattr(prefetch, "_get_next_prefetch_index"),  # came with vllm#54975
             ),
         )
         recorder = process_recorder(propose_run_id(self._settings.run_id).run_id, rank, self._settings)

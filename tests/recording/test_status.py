@@ -37,7 +37,7 @@ SEEN = RingsSeen(
     caught_up=False,
 )
 WRONG: tuple[Any, ...] = (None, True, -1, 1 << 70, 1e999, "", "x", [], [[]], [None], {}, {"x": 1})
-"""What JSON can hold instead of a value."""
+"""What else JSON can hold, one of each kind."""
 
 
 def test_it_is_read_back() -> None:
@@ -46,7 +46,7 @@ def test_it_is_read_back() -> None:
 
 
 def test_whatever_else_it_holds_is_read_or_is_damage() -> None:
-    """Any value, at any depth, may be any other, or be missing: what cannot be read is an error about damage."""
+    """Whatever is in the place of any value, at any depth, or missing there: the only error is the one about damage."""
     tried = 0
     document = json.loads(pack_status(SEEN, {key(0): 7}))
     for place in tuple(_places(document)):

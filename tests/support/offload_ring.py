@@ -47,7 +47,7 @@ def described(plan: Plan) -> SeriesInfo:
             plan.prefetch_step * LAYER_BYTES,
             pinned=plan.pinned,
             params=plan.params,
-            any_prefetch_step=not plan.colliding,
+            slots_may_collide=plan.colliding,
         ),
     )
 

@@ -215,7 +215,7 @@ def test_how_layers_are_offloaded_comes_back() -> None:
         buffer_bytes=3 << 20,
         pinned=False,
         params=("down_proj", "gate_up_proj"),
-        any_prefetch_step=False,
+        slots_may_collide=True,
     )
     written = series_info(kind="h2d", queue="stream", offload=offload)
     info, _ = decode_series(encode_series(written, 0))
@@ -223,8 +223,8 @@ def test_how_layers_are_offloaded_comes_back() -> None:
     assert info.window_bytes == 3 << 20
     for name, value, says in (
         ("pinned", 1, "pinned is neither true nor false"),
-        ("any_prefetch_step", None, "any_prefetch_step is neither true nor false"),
-        ("params", "down_proj", "params is not a list of up to 1024 texts"),
+        ("slots_may_collide", None, "slots_may_collide is neither true nor false"),
+        ("params", "down_proj", "params is not a list of up to 2730 texts"),
         ("params", ["down_proj", 7], "params is not valid text"),
         ("params", ["down\x1b[2J"], "params is not valid text"),
     ):
@@ -237,7 +237,7 @@ def test_how_layers_are_offloaded_comes_back() -> None:
 
 def test_names_of_parameters_that_a_terminal_cannot_show_are_replaced() -> None:
     """A ring stays readable whatever names vLLM was given."""
-    offload = Offload(2, 1, 1 << 20, pinned=True, params=("a\x1b[2J",))
+    offload = Offload(2, 1, 1 << 20, pinned=True, params=("a\x1b[2J", ""))
     info, _ = decode_series(encode_series(series_info(kind="h2d", queue="stream", offload=offload), 0))
     assert info.offload is not None
-    assert info.offload.params == ("a?[2J",)
+    assert info.offload.params == ("a?[2J", "")

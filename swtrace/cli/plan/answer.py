@@ -59,7 +59,7 @@ def _longer(plan: SeriesPlan, prediction: Prediction) -> str:
         return ""
     longer = prediction.step_ns.value / unshared.step_ns.value - 1
     if units.ratio(abs(longer)) == units.ratio(0.0):
-        return ", and makes steps no longer"
+        return ", and leaves step time unchanged"
     return f", and makes steps {units.ratio(abs(longer))} {'shorter' if longer < 0 else 'longer'}"
 
 

@@ -8,7 +8,7 @@ from swtrace import units
 from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
 from swtrace.diagnosis.rule import About, Rule
-from swtrace.diagnosis.rules.offloading import FEWER, that_divides
+from swtrace.diagnosis.rules.offloading import FEWER, larger_prefetch_step
 from swtrace.ledger.facts import Cause, SeriesRankFacts
 
 _PLAN = "`swtrace plan` says which share of the layers and which prefetch step hide more."
@@ -101,6 +101,6 @@ def _main_cause(rank: SeriesRankFacts) -> tuple[str, str]:
         return f" The cause is unknown for {share}.", ""
     advice = _ADVICE[cause]
     if rank.info.offloaded:
-        larger = f"a larger `--offload-prefetch-step`{that_divides(rank.info)}"
-        advice = f"{FEWER}, or start copies earlier ({larger})."
+        larger = larger_prefetch_step(rank.info)
+        advice = f"{FEWER}{larger and f', or start copies earlier with {larger}'}."
     return f" {units.words(cause).capitalize()} is the largest cause, {share}.", advice

@@ -110,7 +110,7 @@ def _finding(case: Case, info: SeriesInfo, found: _Collisions) -> Finding:
 
 def _advice(info: SeriesInfo) -> str:
     layers, ahead = info.num_layers, info.prefetch_step
-    fixed = "Use a vLLM with the fix of vllm#54975"
+    fixed = "Use a vLLM with the fix vllm#54975"
     fitting = next((k for k in range(ahead - 1, 0, -1) if layers % k == 0), None)
     if layers % ahead == 0 or fitting is None:
         return f"{fixed}."

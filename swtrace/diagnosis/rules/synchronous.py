@@ -10,7 +10,7 @@ from swtrace import units
 from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import STALLED_ABOVE, WORTH, Finding, Level
 from swtrace.diagnosis.rule import STALLS, About, Needs, Rule
-from swtrace.diagnosis.rules.offloading import that_divides
+from swtrace.diagnosis.rules.offloading import larger_prefetch_step
 from swtrace.ledger.facts import SeriesRankFacts, StepFacts
 from swtrace.trace.schema import TransferFlag
 from swtrace.units import milliseconds
@@ -100,7 +100,7 @@ def _cause(rank: SeriesRankFacts, unwaited: float) -> tuple[str, str]:
         together = info.num_layers if whole else offload.num_in_group
     if together > 1 and info.prefetch_step <= 1:
         cause = f"{together} consecutive layers are offloaded. With a prefetch step of 1, no compute is between them."
-        ahead = f"`--offload-prefetch-step 2` or more{that_divides(info)}"
-        return cause, f"Set {ahead}; each step ahead takes one more buffer."
+        larger = larger_prefetch_step(info) or "a vLLM with the fix vllm#54975 and a larger `--offload-prefetch-step`"
+        return cause, f"Use {larger}; each step ahead takes one more buffer."
     never = f" Instead, {unwaited:.3g} of the copies per step were never waited for." if unwaited else ""
     return f"The copies were not started ahead.{never}", _ORDER

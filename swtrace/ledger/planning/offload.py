@@ -141,10 +141,10 @@ class OffloadPlanner(Planner):
 
     def _collision(self, prefetch_step: int, count: int) -> str:
         """Return why this vLLM would copy some of ``count`` layers into buffers that are still needed."""
-        if self._offload.any_prefetch_step or count % min(prefetch_step, count) == 0:
+        if not self._offload.slots_may_collide or count % min(prefetch_step, count) == 0:
             return ""
         return (
-            "the prefetch step does not divide the number of offloaded layers, and this vLLM lacks the fix of "
+            "the prefetch step does not divide the number of offloaded layers, and this vLLM lacks the fix "
             "vllm#54975: some layers would run with the weights of another one"
         )
 

@@ -20,7 +20,7 @@ def test_the_answer_is_one_sentence_with_what_it_saves_and_costs() -> None:
 def test_steps_that_take_as_long_are_not_said_to_be_longer() -> None:
     """A difference that rounds to nothing has no direction."""
     same = replace(HALF, step_ns=NOTHING.step_ns)
-    assert answer(plan(NOTHING, same)).endswith("(0.2 to 1.9) of step time, and makes steps no longer.")
+    assert answer(plan(NOTHING, same)).endswith("(0.2 to 1.9) of step time, and leaves step time unchanged.")
 
 
 def test_the_answer_may_be_not_to_share() -> None:

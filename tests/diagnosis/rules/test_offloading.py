@@ -11,21 +11,36 @@ from tests.support.offload_arithmetic import Durations, Plan
 from tests.support.offload_ring import offloading_verdict
 
 STALLED = Plan(layers=26, steps=12), Durations(copy_ns=1_500_000)
-"""13 layers: no larger prefetch step divides them, so none is proposed where slots collide."""
 JITTER = Plan(group_size=1, prefetch_step=2, steps=12), Durations(copy_ns=980_000)
 SYNCHRONOUS = Plan(group_size=4, num_in_group=3, steps=12), Durations(compute_ns=10_000)
+PRIME = Plan(layers=28, group_size=4, num_in_group=1, steps=12), Durations(compute_ns=100_000)
+LARGER = "a larger `--offload-prefetch-step`"
 
 
 @pytest.mark.parametrize(
-    ("plan", "durations", "collides"),
-    [(*STALLED, True), (*JITTER, True), (*JITTER, False), (*SYNCHRONOUS, True), (*SYNCHRONOUS, False)],
+    ("plan", "durations", "advised"),
+    [
+        (*JITTER, "`--offload-prefetch-step 3`, which divides the 24 offloaded layers, as this vLLM needs"),
+        (*SYNCHRONOUS, "`--offload-prefetch-step 2`, which divides the 18 offloaded layers, as this vLLM needs"),
+    ],
 )
-def test_a_larger_prefetch_step_is_qualified_where_slots_collide(
-    tmp_path: Path, plan: Plan, durations: Durations, *, collides: bool
+def test_where_slots_collide_the_next_prefetch_step_that_divides_is_named(
+    tmp_path: Path, plan: Plan, durations: Durations, advised: str
 ) -> None:
-    said = offloading_verdict(tmp_path, replace(plan, colliding=collides), durations)
-    advice = [text for text in (found.advice for found in said.findings) if "offload-prefetch-step" in text]
-    divides = f"a number that divides the {len(plan.offloaded())} offloaded layers (vllm#54975)"
-    general = [text for text in advice if "a larger `--offload-prefetch-step`" in text or "` or more" in text]
-    assert general
-    assert all((divides in text) == collides for text in general)
+    assert _advises(tmp_path / "right", plan, durations, LARGER)
+    collides = replace(plan, colliding=True)
+    assert _advises(tmp_path / "collides", collides, durations, advised)
+    assert not _advises(tmp_path / "again", collides, durations, LARGER)
+
+
+@pytest.mark.parametrize(("plan", "durations"), [STALLED, PRIME])
+def test_where_none_divides_none_is_named(tmp_path: Path, plan: Plan, durations: Durations) -> None:
+    """13 or 7 layers, of which 1 is copied ahead."""
+    assert _advises(tmp_path / "right", plan, durations, "--offload-prefetch-step")
+    collides = replace(plan, colliding=True)
+    assert _advises(tmp_path / "collides", collides, durations, "--offload-num-in-group")
+    assert not _advises(tmp_path / "again", collides, durations, "--offload-prefetch-step")
+
+
+def _advises(folder: Path, plan: Plan, durations: Durations, text: str) -> bool:
+    return any(text in found.advice for found in offloading_verdict(folder, plan, durations).findings)

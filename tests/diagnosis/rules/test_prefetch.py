@@ -39,7 +39,7 @@ def test_for_offloaded_layers_vllms_prefetch_step_is_proposed(tmp_path: Path) ->
 
 
 def test_a_vllm_whose_slots_collide_gets_no_advice_that_gives_wrong_output(tmp_path: Path) -> None:
-    """Before the fix of vllm#54975, 2 to 4 buffers for 25 layers collide: the next number that divides is proposed."""
+    """Before vllm#54975, 2 to 4 buffers for 25 layers collide: the next number that divides is proposed."""
     plan = Plan(layers=25, group_size=1, prefetch_step=1, steps=30, colliding=True)
     assert finding(offloading_verdict(tmp_path, plan, Durations()), "prefetch_step").numbers["prefetch_step"] == 5
 

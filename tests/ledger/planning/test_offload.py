@@ -197,7 +197,7 @@ def test_as_many_buffers_as_layers_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_vllm_whose_slots_collide_gets_only_prefetch_steps_that_divide(tmp_path: Path) -> None:
-    """Before the fix of vllm#54975, another prefetch step gives wrong output, also if the run itself has it."""
+    """Before vllm#54975, another prefetch step gives wrong output, also if the run itself has it."""
     for prefetch_step in (4, 5):
         plan = replace(RUNS[1], group_size=2, prefetch_step=prefetch_step, colliding=True)  # 12 layers
         planner = planned(tmp_path / str(prefetch_step), plan, Durations())

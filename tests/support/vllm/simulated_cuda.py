@@ -94,7 +94,7 @@ def simulated_cuda(device: SimulatedDevice, copy_ns: CopyDuration, *, pinned: bo
 
 
 FIXED = hasattr(prefetch, "_get_next_prefetch_index")
-"""Whether this vLLM has the fix of vllm#54975."""
+"""Whether this vLLM has the fix vllm#54975."""
 
 
 def as_here(plan: Plan) -> Plan:
