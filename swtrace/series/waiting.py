@@ -108,8 +108,8 @@ class WaitingLayer:
         """Add the wait and the layer's own forward to the traced graph, or break the graph for them."""
         if not self._fits_in_graph(args, kwargs):
             return self._run_outside(*args, **kwargs)
-        if self._through_apply is not None:
-            return self._forward(*args, **kwargs)
+        if type(self._layer).forward is not _LINEAR_FORWARD:
+            return self._forward(*args, **kwargs)  # which calls `apply`
         x = args[0] if args else kwargs["input"]
         return self._multiply_in_graph(series, x, lambda x: nn.functional.linear(x, self._weight, self._bias))
 
@@ -128,11 +128,11 @@ class WaitingLayer:
         ties that to the wait. With gradients, the backward would be part of the graph.
         """
         forward: Any = type(self._layer).forward
-        if forward is not _LINEAR_FORWARD and forward is not self._through_apply:
-            return False
-        if forward is self._through_apply and getattr(self._layer.quant_method, APPLY) is not self._interception:
-            return False  # replaced since
-        if not self._plain:
+        if forward is self._through_apply:
+            known = getattr(self._layer.quant_method, APPLY) is self._interception
+        else:
+            known = forward is _LINEAR_FORWARD
+        if not (known and self._plain):
             return False
         floats = list(_tensors((*args, *kwargs.values())))
         if any(torch.is_autocast_enabled(tensor.device.type) for tensor in floats):
