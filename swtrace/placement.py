@@ -123,6 +123,15 @@ def refilled_by(position: int, prefetch_step: int, count: int) -> int:
     return position % prefetch_step if wraps else ahead
 
 
+def slots_collide(prefetch_step: int, count: int) -> bool:
+    """Return whether vLLM before vllm#54975 copies some of ``count`` offloaded layers into buffers still needed.
+
+    There, each copy is always of the layer that is ``prefetch_step`` ahead, though where the ring wraps, that may be in
+    another buffer.
+    """
+    return count % min(prefetch_step, count) > 0
+
+
 def least_ahead(prefetch_step: int, count: int) -> int:
     """Return how many positions ahead the latest of all copies starts, in a ring that :func:`refilled_by` refills.
 

@@ -162,3 +162,13 @@ def test_a_known_model_needs_two_windows() -> None:
     counts = {max(placement.static_windows(61, 1, owned_positions(0, 61, 8, rank))) + 1 for rank in range(8)}
     assert counts == {2}
     assert full_window_count(61, 1) == 3
+
+
+def test_slots_collide_where_the_layer_that_is_copied_next_is_in_another_buffer() -> None:
+    """Layer n is in buffer n modulo the prefetch step, and before vllm#54975, layer n + k is copied after layer n.
+
+    With as many buffers as layers, or more, each layer has its own.
+    """
+    for count, k in product(range(1, 40), range(1, 45)):
+        elsewhere = any((n + k) % count % k != n % k for n in range(count))
+        assert placement.slots_collide(k, count) == (k < count and elsewhere)

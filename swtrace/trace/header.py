@@ -308,10 +308,7 @@ class _Fields:
         return value
 
     def texts(self, name: str, length: int) -> tuple[str, ...]:
-        values = self._values.get(name)
-        if type(values) is not list or len(values) > length:
-            raise RingFormatError(f"damaged ring ({name} is not a list of up to {length} texts)")
-        return tuple(_Fields({name: value}).text(name) for value in values)
+        return tuple(_Fields({name: value}).text(name) for value in self._list(name, length, "texts"))
 
     def integer(self, name: str, low: int, high: int, *, absent: int | None = None) -> int:
         value = self._values.get(name, absent)
@@ -361,10 +358,14 @@ class _Fields:
             raise RingFormatError(f"damaged ring ({name} is not a list of up to {length} objects)")
         return tuple(_Fields(value) for value in values)
 
-    def integers(self, name: str, length: int, high: int) -> tuple[int, ...]:
+    def _list(self, name: str, length: int, of: str) -> list[Any]:
         values = self._values.get(name)
         if type(values) is not list or len(values) > length:
-            raise RingFormatError(f"damaged ring ({name} is not a list of up to {length} integers)")
+            raise RingFormatError(f"damaged ring ({name} is not a list of up to {length} {of})")
+        return values
+
+    def integers(self, name: str, length: int, high: int) -> tuple[int, ...]:
+        values = self._list(name, length, "integers")
         if not all(type(value) is int and 0 <= value <= high for value in values):
             raise RingFormatError(f"damaged ring ({name} contains something other than integers from 0 to {high})")
         return tuple(values)

@@ -11,7 +11,7 @@ from swtrace import units
 from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import Finding, Level
 from swtrace.diagnosis.rule import STALLS, About, Needs, Rule
-from swtrace.diagnosis.rules.offloading import FEWER, larger_prefetch_step
+from swtrace.diagnosis.rules.offloading import FEWER, fewer_or
 from swtrace.ledger.channel import SERIAL
 from swtrace.ledger.facts import SeriesFacts, StepFacts
 from swtrace.ledger.planning.repair import Part, Repair
@@ -48,7 +48,7 @@ class Channel(Rule):
         alone = case.only_rank
         ranks = () if alone is None else (alone,)
         info = next(info for info in known[-1].infos if info is not None)
-        each, larger = info.layer_term, larger_prefetch_step(info)
+        each = info.layer_term
         offloaded = case.facts.offloaded
         transfer = "Transfer" if alone is None else f"{case.on}{'copy' if offloaded else 'transfer'}"
         repair = Repair(Part.CHANNEL)
@@ -76,7 +76,7 @@ class Channel(Rule):
                 f"{each}: any jitter in either becomes a stall.",
                 numbers,
                 ranks=ranks,
-                advice=f"{FEWER}{larger and f', or absorb jitter with {larger}'}."
+                advice=fewer_or(info, "absorb jitter")
                 if offloaded
                 else "Share fewer layers or a smaller linear, or raise the prefetch step to absorb jitter.",
                 repair=repair,

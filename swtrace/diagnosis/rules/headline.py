@@ -8,7 +8,7 @@ from swtrace import units
 from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
 from swtrace.diagnosis.rule import About, Rule
-from swtrace.diagnosis.rules.offloading import FEWER, larger_prefetch_step
+from swtrace.diagnosis.rules.offloading import fewer_or
 from swtrace.ledger.facts import Cause, SeriesRankFacts
 
 _PLAN = "`swtrace plan` says which share of the layers and which prefetch step hide more."
@@ -99,8 +99,5 @@ def _main_cause(rank: SeriesRankFacts) -> tuple[str, str]:
     share = f"{100 * value / total:.0f} % of the stall"
     if cause is Cause.UNATTRIBUTED:
         return f" The cause is unknown for {share}.", ""
-    advice = _ADVICE[cause]
-    if rank.info.offloaded:
-        larger = larger_prefetch_step(rank.info)
-        advice = f"{FEWER}{larger and f', or start copies earlier with {larger}'}."
+    advice = fewer_or(rank.info, "start copies earlier") if rank.info.offloaded else _ADVICE[cause]
     return f" {units.words(cause).capitalize()} is the largest cause, {share}.", advice

@@ -14,6 +14,7 @@ from swtrace.diagnosis.case import Case
 from swtrace.diagnosis.finding import Finding, Level
 from swtrace.diagnosis.rule import About, Rule
 from swtrace.ledger.facts import StepFacts
+from swtrace.placement import slots_collide
 from swtrace.trace.identity import SeriesInfo
 from swtrace.trace.schema import NO_WINDOW, TransferFlag
 
@@ -111,8 +112,8 @@ def _finding(case: Case, info: SeriesInfo, found: _Collisions) -> Finding:
 def _advice(info: SeriesInfo) -> str:
     layers, ahead = info.num_layers, info.prefetch_step
     fixed = "Use a vLLM with the fix vllm#54975"
-    fitting = next((k for k in range(ahead - 1, 0, -1) if layers % k == 0), None)
-    if layers % ahead == 0 or fitting is None:
+    fitting = next((k for k in range(ahead - 1, 0, -1) if not slots_collide(k, layers)), None)
+    if not slots_collide(ahead, layers) or fitting is None:
         return f"{fixed}."
     return (
         f"{fixed}, or a prefetch step that divides the {layers} offloaded layers, which {ahead} does not: "

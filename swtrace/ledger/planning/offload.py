@@ -24,7 +24,7 @@ from swtrace.ledger.planning.planner import FEWEST_STEPS, MOST_STEPS, Assumed, M
 from swtrace.ledger.planning.prediction import UNSHARED, Candidate, Grouping, Replayed
 from swtrace.ledger.planning.replay import WARM_UP
 from swtrace.ledger.planning.workload import consecutive
-from swtrace.placement import refilled_by
+from swtrace.placement import refilled_by, slots_collide
 from swtrace.share import Share
 from swtrace.trace.identity import H2D, Offload, SeriesInfo
 
@@ -120,12 +120,20 @@ class OffloadPlanner(Planner):
         return resident * info.layer_bytes + round(candidate.prefetch_step * self._buffer_bytes)
 
     def _refusal(self, candidate: Candidate, layers: Sequence[int]) -> str:
-        own = self.measured.candidate
         if not self._offload.pinned:
             return "the host memory is not pinned, so copies block the host, and how long it computes is unknown"
-        collision = self._collision(candidate.prefetch_step, len(layers)) if layers else ""
-        if collision or not layers or candidate == own:
-            return collision
+        if not layers:
+            return ""
+        if self._offload.slots_may_collide and slots_collide(candidate.prefetch_step, len(layers)):
+            return (
+                "the prefetch step does not divide the number of offloaded layers, and this vLLM lacks the fix "
+                "vllm#54975: some layers would run with the weights of another one"
+            )
+        return "" if candidate == self.measured.candidate else self._unknown(candidate, layers)
+
+    def _unknown(self, candidate: Candidate, layers: Sequence[int]) -> str:
+        """Return why other settings than the run's cannot be predicted, or save nothing."""
+        own = self.measured.candidate
         named = _grouping(self._offload).share(self._info.start_layer, self._info.stack_layers)
         if candidate.share != own.share != named:
             return (
@@ -138,15 +146,6 @@ class OffloadPlanner(Planner):
                 "saves nothing"
             )
         return ""
-
-    def _collision(self, prefetch_step: int, count: int) -> str:
-        """Return why this vLLM would copy some of ``count`` layers into buffers that are still needed."""
-        if not self._offload.slots_may_collide or count % min(prefetch_step, count) == 0:
-            return ""
-        return (
-            "the prefetch step does not divide the number of offloaded layers, and this vLLM lacks the fix "
-            "vllm#54975: some layers would run with the weights of another one"
-        )
 
     def _replay(self, candidate: Candidate, assumed: Assumed) -> Means:
         return Means.of([self._replayed(self._run, candidate, assumed)])

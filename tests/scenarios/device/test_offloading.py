@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -12,7 +11,7 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from tests.support.vllm.offloader_sources import VARIABLE, offloader_sources
+from tests.support.vllm.offloader_sources import VARIABLE, installed, offloader_sources
 from tests.support.vllm.offloading import Compared, Shape, compare
 
 pytestmark = pytest.mark.vllm
@@ -32,10 +31,7 @@ def test_records_hold_what_a_device_cannot_break(tmp_path: Path, shape: Shape) -
 
 def test_vllms_sources_alone_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU machine without vLLM, only its offloader's files are imported."""
-    installed = importlib.util.find_spec("vllm")
-    assert installed is not None
-    assert installed.origin is not None
-    monkeypatch.setenv(VARIABLE, str(Path(installed.origin).parent.parent))
+    monkeypatch.setenv(VARIABLE, str(installed().parent))
     with ProcessPoolExecutor(1, get_context("spawn")) as without_vllm:  # the fork server of vLLM's tests has loaded it
         found = without_vllm.submit(compare, 0, "simulated", str(tmp_path), str(offloader_sources()), SHAPES[0])
         assert found.result().broken() == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from swtrace.cli.vllm_ranks import fork_ranks
 from tests.support.vllm import backend_models, quantized
 from tests.support.vllm.backend_models import CAUSAL, ENCODER_SERIES, LAYERS, embed, save_encoder
+from tests.support.vllm.offloader_sources import installed
 
 pytestmark = pytest.mark.vllm
 
@@ -32,10 +32,7 @@ def models(folder: Path) -> Path:
 )
 def kind(request: pytest.FixtureRequest) -> str:
     """Return the type of a model."""
-    vllm = importlib.util.find_spec("vllm")
-    assert vllm is not None
-    assert vllm.origin is not None
-    if (Path(vllm.origin).parent / f"model_executor/models/{request.param}.py").exists():
+    if (installed() / f"model_executor/models/{request.param}.py").exists():
         pytest.skip(f"this vLLM has a {request.param} of its own")
     return str(request.param)
 

@@ -38,6 +38,14 @@ def offloader_sources() -> Path | None:
     return None
 
 
+def installed() -> Path:
+    """Return the folder of the vLLM that is installed, without importing it."""
+    vllm = importlib.util.find_spec("vllm")
+    assert vllm is not None
+    assert vllm.origin is not None
+    return Path(vllm.origin).parent
+
+
 def use_sources(folder: Path) -> None:
     """Import vLLM's offloader from ``folder`` from now on. Only for a process that has not imported vLLM."""
     if "vllm" in sys.modules:
