@@ -41,6 +41,7 @@ from swtrace.daemon.snapshot import ExportOutcome
 from swtrace.errors import SettingsError
 from swtrace.ledger.facts import Distribution
 from swtrace.otel_variables import Signal, exporter_arguments
+from swtrace.spans.delivery import CANCELLED_S
 from swtrace.spans.origins import process_resource
 from swtrace.spans.step_spans import SCOPE
 from swtrace.version import __version__
@@ -179,6 +180,7 @@ class MetricExport:
             _log.warning("the last metrics were not exported within %.1f s", timeout_s)
         for exporter in self._exporters:  # also ends an export that waits for its next retry
             exporter.shutdown(timeout_millis=0)
+        self._thread.join(CANCELLED_S)
 
     def _run(self) -> None:
         with self._reasons_kept():

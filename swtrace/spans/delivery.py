@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+CANCELLED_S = 1.0
+"""How long to wait for a thread whose export was cancelled. If it returns from gRPC while the interpreter ends, the
+process aborts."""
+
 
 class DropReason(StrEnum):
     """Why a span of a kept step did not reach a collector."""
@@ -158,6 +162,7 @@ class SpanExport:
                 self._queued = 0
         for exporter in self._exporters:  # also ends an export that waits for its next retry
             exporter.shutdown()
+        self._thread.join(CANCELLED_S)
 
     def _run(self) -> None:
         from swtrace.spans.encoding import batches  # imports protobuf, which a daemon without a collector does not need

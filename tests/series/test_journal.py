@@ -318,7 +318,10 @@ def watch_a_blocked_peer(rank: int, folder: str) -> None:
     with series.step():
         for layer in range(4):
             if (rank, layer) == (1, 2):
-                eventually(lambda: marks_of(folder, 0).progress[0].waiting == 3, "rank 0 to wait for layer 3")
+                # Before the other rank has entered the series in its ring, there is no progress.
+                eventually(
+                    lambda: [each.waiting for each in marks_of(folder, 0).progress] == [3], "rank 0 to wait for layer 3"
+                )
                 blocked = marks_of(folder, 0).progress[0]
                 assert (blocked.issued, blocked.stage) == (4, Stage.MARKED)
                 assert blocked.since_ns <= blocked.waiting_since_ns <= now_ns()
